@@ -1,0 +1,1 @@
+"""From a TOML file to a fleet specification, or to every problem in it."""

@@ -1,0 +1,60 @@
+"""Cards and samples as values. A missing measurement is None, each on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuProcess:
+    """A process on a card; `memory_bytes` is None where the driver does not tell."""
+
+    pid: int
+    memory_bytes: int | None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A device that an instance can be pinned to, with its newest sample.
+
+    `index` is the number nvidia-smi shows (PCI bus order); a MIG slice has the index of its card and `mig_parent` set.
+    `pci` is normalised to lower case with a four-digit domain, "0000:65:00.0". `state` is "ok", "lost" or "unknown".
+    `lost_reason` says in plain words why it is not ok.
+    """
+
+    uuid: str
+    index: int | None = None
+    vendor: str = "nvidia"
+    name: str = ""
+    pci: str | None = None
+    mig_parent: str | None = None
+    state: str = "ok"
+    lost_reason: str | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    power_limit_w: float | None = None
+    pcie_gen: int | None = None
+    pcie_width: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """All devices at one moment. `source` is "nvml", "sysfs", "simulated" or "none".
+
+    `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None.
+    Cards are in nvidia-smi order; MIG slices follow their card.
+    """
+
+    source: str = "none"
+    driver: str | None = None
+    cuda: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    error: str | None = None
+
+
+NO_GPUS = Inventory()

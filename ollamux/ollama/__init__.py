@@ -1,0 +1,1 @@
+"""What is specific to ollama: its environment, its log, its API, its store. Pure, but for reading the store."""

@@ -1,0 +1,1 @@
+"""What a client and the supervisor say to each other over the control socket."""

@@ -1,0 +1,1 @@
+"""The imperative shell around the pure core: one loop, one writer of all state."""

@@ -1,0 +1,1 @@
+"""One thing of the operating system per module, and no policy."""
