@@ -162,7 +162,7 @@ def as_json(status: Status, view: str | None = None) -> dict[str, Any]:
     """Return the object of `status -o json`; with a view, the other lists are left out."""
     kept = VIEWS[view] if view else _LISTS
     plain: dict[str, Any] = {"schema": STATUS_SCHEMA}
-    for field in Status.__slots__:  # type: ignore[attr-defined]
+    for field in Status.__slots__:
         if field not in _LISTS or field in kept:
             plain[field] = _plain(getattr(status, field))
     return plain

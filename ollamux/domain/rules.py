@@ -1,0 +1,385 @@
+"""What each rule of the machine does. A rule sees the state, the event and the time, and nothing else.
+
+Which rule applies when stands in `machine`; no rule is called from anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from ollamux.domain import events as ev
+from ollamux.domain.commands import EndRunner, KillGroup, Reap, Spawn, TermGroup, TermLeader
+from ollamux.domain.instance import Deadline, Instance, LastExit, Step
+from ollamux.domain.phases import SERVING, DeadlineKind, Phase, Want, Why
+from ollamux.domain.policy import gives_up, restart_delay_s, restarts_after_exit
+from ollamux.domain.spec import RestartPolicy
+from ollamux.domain.text import format_duration
+
+SWEEP_TIMEOUT_S: Final = 5.0
+KILL_TIMEOUT_S: Final = 10.0
+HURRY_S: Final = 2.0
+
+Rule = Callable[[Instance, Any, float], Step]
+_TARGETS: dict[Rule, frozenset[Phase]] = {}
+
+
+def _leads_to(*targets: Phase) -> Callable[[Rule], Rule]:
+    def remember(rule: Rule) -> Rule:
+        _TARGETS[rule] = frozenset(targets)
+        return rule
+
+    return remember
+
+
+def targets(rule: Rule) -> frozenset[Phase]:
+    """Return the phases a rule may lead to besides the one it was applied in."""
+    return _TARGETS[rule]
+
+
+def _enter(
+    state: Instance, phase: Phase, *, now: float, deadline: tuple[DeadlineKind, float] | None, **also: Any
+) -> Instance:
+    armed = None if deadline is None else Deadline(kind=deadline[0], at=now + deadline[1])
+    return replace(state, phase=phase, deadline=armed, **{"resource": None, **also})
+
+
+def _spawn(state: Instance, now: float, **also: Any) -> Step:
+    gen = state.gen + 1
+    fresh = _enter(
+        state,
+        Phase.STARTING,
+        now=now,
+        deadline=(DeadlineKind.START, state.start_timeout_s),
+        **{
+            "gen": gen,
+            "pid": None,
+            "why": None,
+            "adopted": False,
+            "runner_ended": False,
+            "reason": None,
+            **also,
+        },
+    )
+    return Step(fresh, (Spawn(gen=gen),))
+
+
+def _take_down(state: Instance, now: float, why: Why, **also: Any) -> Step:
+    if state.pid is None:  # asked before the shell reported the pid: Spawned finds `why` and goes on from there
+        return Step(replace(state, why=why, **also))
+    down = _enter(
+        state,
+        Phase.STOPPING,
+        now=now,
+        deadline=(DeadlineKind.STOP, state.restart.stop_timeout_s),
+        why=why,
+        **also,
+    )
+    return Step(down, (TermLeader(gen=state.gen),))
+
+
+def _fail(state: Instance, now: float, reason: str | None, *, retry: bool) -> Instance:
+    after = (DeadlineKind.RETRY, state.restart.retry_failed_s) if retry and state.restart.retry_failed_s > 0 else None
+    return _enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False)
+
+
+def _settle(state: Instance, now: float, **also: Any) -> Step:
+    """Decide what follows now that nothing of the old incarnation exists."""
+    gone = replace(state, pid=None, adopted=False, **also)
+    reap = Reap(gen=state.gen)
+    if gone.want is Want.DOWN:
+        return Step(_enter(gone, Phase.STOPPED, now=now, deadline=None, why=None, reason=None, spawns=0), (reap,))
+    if gone.why in (Why.RESTART, Why.DEVICE):
+        failures = 0 if gone.why is Why.RESTART else gone.failures
+        spawned = _spawn(gone, now, failures=failures)
+        return Step(spawned.state, (reap, *spawned.commands))
+    if gone.why is Why.GAVE_UP:
+        return Step(_fail(gone, now, gone.reason, retry=False), (reap,))
+    ended = gone.last_exit.code if gone.last_exit is not None and gone.why is None else None
+    if gone.restart.policy is RestartPolicy.NEVER or (
+        gone.why is None and not restarts_after_exit(gone.restart, ended)
+    ):
+        reason = f"{gone.reason}; not restarted: restart.policy is {gone.restart.policy.value}"
+        return Step(_fail(gone, now, reason, retry=False), (reap,))
+    after = _after_failure(gone, now)
+    return Step(after.state, (reap, *after.commands))
+
+
+def _after_failure(state: Instance, now: float) -> Step:
+    failures = state.failures + 1
+    counted = replace(state, failures=failures, why=None)
+    if gives_up(state.restart, failures):
+        reason = f"gave up after {failures} failures in a row; the last: {state.reason}"
+        return Step(_fail(counted, now, reason, retry=True))
+    delay = restart_delay_s(state.restart, failures, salt=state.salt)
+    if delay <= 0:
+        return _spawn(counted, now, reason=state.reason)
+    return Step(_enter(counted, Phase.WAITING, now=now, deadline=(DeadlineKind.BACKOFF, delay)))
+
+
+def exit_words(event: ev.LeaderExited) -> str:
+    """Say how a process ended, for people."""
+    if event.signal is not None:
+        how = f"killed by {event.signal}"
+        how += " (out of memory?)" if event.signal == "SIGKILL" and not event.words else ""
+    elif event.code is not None:
+        how = f"exited with status {event.code}"
+    else:
+        how = "exited (status unknown)"
+    return f"{how}: “{event.words}”" if event.words else how
+
+
+@_leads_to()
+def ignore(state: Instance, event: ev.Event, now: float) -> Step:
+    """Nothing to do: the event says nothing new in this phase."""
+    return Step(state)
+
+
+@_leads_to(Phase.STARTING)
+def start(state: Instance, event: ev.Event, now: float) -> Step:
+    """No process exists: start one, at once, whatever was waited for."""
+    if state.shutting_down:
+        return Step(state)
+    spawns = 0 if state.want is Want.DOWN else state.spawns
+    return _spawn(state, now, want=Want.UP, failures=0, spawns=spawns)
+
+
+@_leads_to()
+def keep_up(state: Instance, event: ev.StartAsked, now: float) -> Step:
+    """It runs already, and is wanted."""
+    return Step(state if state.shutting_down else replace(state, want=Want.UP))
+
+
+@_leads_to()
+def come_back(state: Instance, event: ev.Event, now: float) -> Step:
+    """It is on its way down: come back after it. Never spawn here, that would be two incarnations."""
+    if state.shutting_down:
+        return Step(state)
+    return Step(replace(state, want=Want.UP, why=Why.RESTART))
+
+
+@_leads_to(Phase.STOPPED)
+def stay_down(state: Instance, event: ev.Event, now: float) -> Step:
+    """No process exists and none is wanted."""
+    down = _enter(state, Phase.STOPPED, now=now, deadline=None, want=Want.DOWN, why=None, reason=None, spawns=0)
+    return Step(replace(down, shutting_down=state.shutting_down or isinstance(event, ev.ShutdownAsked)))
+
+
+@_leads_to(Phase.STOPPING)
+def stop(state: Instance, event: ev.StopAsked, now: float) -> Step:
+    """Take it down for good."""
+    return _take_down(state, now, Why.STOP, want=Want.DOWN, reason="stop requested")
+
+
+@_leads_to()
+def stop_soon(state: Instance, event: ev.StopAsked, now: float) -> Step:
+    """It is on its way down already; only the intent changes, never the deadline."""
+    return Step(replace(state, want=Want.DOWN))
+
+
+@_leads_to(Phase.STOPPING)
+def shut_down(state: Instance, event: ev.ShutdownAsked, now: float) -> Step:
+    """The supervisor goes down: stop, and refuse to come back."""
+    taken = _take_down(state, now, Why.STOP, want=Want.DOWN, shutting_down=True, reason="the supervisor is stopping")
+    return _hurry(taken, event, now)
+
+
+@_leads_to()
+def shut_down_soon(state: Instance, event: ev.ShutdownAsked, now: float) -> Step:
+    """It is on its way down; a hurried shutdown shortens the wait, nothing lengthens it."""
+    return _hurry(Step(replace(state, want=Want.DOWN, shutting_down=True)), event, now)
+
+
+def _hurry(decided: Step, event: ev.ShutdownAsked, now: float) -> Step:
+    deadline = decided.state.deadline
+    if not event.hurry or deadline is None or decided.state.phase in SERVING:
+        return decided
+    sooner = replace(deadline, at=min(deadline.at, now + HURRY_S))
+    return Step(replace(decided.state, deadline=sooner), decided.commands)
+
+
+@_leads_to(Phase.STOPPING)
+def restart(state: Instance, event: ev.RestartAsked, now: float) -> Step:
+    """Take it down and start a new incarnation; a user's restart is no failure."""
+    if state.shutting_down:
+        return Step(state)
+    return _take_down(state, now, Why.RESTART, want=Want.UP, failures=0, reason="restart requested")
+
+
+@_leads_to(Phase.STARTING)
+def adopt(state: Instance, event: ev.Adopted, now: float) -> Step:
+    """Watch a process of an earlier supervisor as if we had started it."""
+    if state.shutting_down or event.gen < state.gen:
+        return Step(state)
+    adopted = _enter(
+        state, Phase.STARTING, now=now, deadline=(DeadlineKind.START, state.start_timeout_s),
+        gen=event.gen, pid=event.pid, adopted=True, want=Want.UP, why=None, spawns=max(1, state.spawns),
+        reason="found running; checking it",
+    )  # fmt: skip
+    return Step(adopted)
+
+
+@_leads_to(Phase.STOPPING)
+def spawned(state: Instance, event: ev.Spawned, now: float) -> Step:
+    """The process exists. What was asked meanwhile is done now."""
+    alive = replace(state, pid=event.pid, spawns=state.spawns + 1)
+    return Step(alive) if alive.why is None else _take_down(alive, now, alive.why)
+
+
+@_leads_to(Phase.STOPPED, Phase.FAILED, Phase.WAITING, Phase.STARTING)
+def spawn_failed(state: Instance, event: ev.SpawnFailed, now: float) -> Step:
+    """There is no process. Trying again soon is pointless where the cause is permanent."""
+    if state.want is Want.DOWN:
+        return stay_down(state, event, now)
+    told = replace(state, reason=event.reason, why=None)
+    if event.permanent:
+        return Step(_fail(replace(told, failures=told.failures + 1), now, event.reason, retry=True))
+    return _after_failure(told, now)
+
+
+@_leads_to(Phase.STOPPED, Phase.WAITING)
+def spawn_blocked(state: Instance, event: ev.SpawnBlocked, now: float) -> Step:
+    """Nothing was started, so the generation was not used. Wait for the resource by name; this is no failure."""
+    unused = replace(state, gen=state.gen - 1, why=None)
+    if state.want is Want.DOWN:
+        return stay_down(unused, event, now)
+    again = None if event.retry_s is None else (DeadlineKind.RESOURCE, event.retry_s)
+    return Step(_enter(unused, Phase.WAITING, now=now, deadline=again, resource=event.resource, reason=event.reason))
+
+
+@_leads_to(Phase.STARTING)
+def freed(state: Instance, event: ev.ResourceFreed, now: float) -> Step:
+    """The resource that was waited for may be free."""
+    return _spawn(state, now, reason=state.reason) if event.resource == state.resource else Step(state)
+
+
+@_leads_to(Phase.READY)
+def get_ready(state: Instance, event: ev.HealthPassed, now: float) -> Step:
+    """Proven healthy. Failures are forgotten only after a stable while."""
+    stable = (DeadlineKind.STABLE, state.restart.stable_for_s)
+    return Step(_enter(state, Phase.READY, now=now, deadline=stable, reason=None, runner_ended=False))
+
+
+@_leads_to()
+def not_yet(state: Instance, event: ev.HealthFailed, now: float) -> Step:
+    """Still starting: the deadline rules, but say what is missing."""
+    return Step(replace(state, reason=event.reason))
+
+
+@_leads_to(Phase.UNHEALTHY)
+def get_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
+    """Told at once; the graded remedy first, the restart when the time is up."""
+    bad = _enter(
+        state,
+        Phase.UNHEALTHY,
+        now=now,
+        deadline=(DeadlineKind.UNHEALTHY, state.unhealthy_timeout_s),
+        reason=event.reason,
+    )
+    return _end_runner(bad, event)
+
+
+@_leads_to()
+def still_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
+    """The deadline stands; a hung runner found meanwhile is ended, once."""
+    return _end_runner(replace(state, reason=event.reason), event)
+
+
+def _end_runner(state: Instance, event: ev.HealthFailed) -> Step:
+    if event.runner is None or state.runner_ended:
+        return Step(state)
+    return Step(replace(state, runner_ended=True), (EndRunner(gen=state.gen, pid=event.runner),))
+
+
+@_leads_to(Phase.STOPPING)
+def device_restart(state: Instance, event: ev.DeviceRestartAsked, now: float) -> Step:
+    """A device fault that a restart may mend."""
+    return _take_down(state, now, Why.DEVICE, reason=event.reason)
+
+
+@_leads_to(Phase.STOPPING)
+def device_stop(state: Instance, event: ev.DeviceStopAsked, now: float) -> Step:
+    """A device fault with which the instance must not serve."""
+    return _take_down(state, now, Why.GAVE_UP, reason=event.reason)
+
+
+@_leads_to(Phase.SWEEPING, Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
+def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
+    """The leader is gone: sweep what it left, and only then decide what follows."""
+    told = replace(state, last_exit=LastExit(code=event.code, signal=event.signal))
+    if told.phase in SERVING and told.why is None:
+        told = replace(told, reason=exit_words(event))
+    if event.members:
+        swept = _enter(told, Phase.SWEEPING, now=now, deadline=(DeadlineKind.SWEEP, SWEEP_TIMEOUT_S))
+        return Step(swept, (TermGroup(gen=state.gen),))
+    return _settle(told, now)
+
+
+@_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
+def leader_killed(state: Instance, event: ev.LeaderExited, now: float) -> Step:
+    """The leader is gone at last; what fell to us through its death gets the same signal, in the same time."""
+    told = replace(state, last_exit=LastExit(code=event.code, signal=event.signal))
+    return Step(told, (KillGroup(gen=state.gen),)) if event.members else _settle(told, now)
+
+
+@_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
+def emptied(state: Instance, event: ev.GroupEmptied, now: float) -> Step:
+    """Nothing of the old incarnation is left."""
+    return _settle(state, now)
+
+
+@_leads_to(Phase.STARTING)
+def time_to_spawn(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
+    """The wait is over."""
+    return _spawn(state, now, reason=state.reason) if _due(state, now) else Step(state)
+
+
+@_leads_to(Phase.STOPPING)
+def too_slow(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
+    """It did not get ready in time."""
+    if not _due(state, now):
+        return Step(state)
+    seen = f" ({state.reason})" if state.reason else ""
+    return _take_down(
+        state,
+        now,
+        Why.START_TIMEOUT,
+        reason=f"not ready after {format_duration(state.start_timeout_s)}{seen}",
+    )
+
+
+@_leads_to()
+def stable(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
+    """Ready for long enough: earlier failures no longer count."""
+    return Step(replace(state, failures=0, deadline=None)) if _due(state, now) else Step(state)
+
+
+@_leads_to(Phase.STOPPING)
+def unhealthy_too_long(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
+    """It did not recover in time."""
+    return _take_down(state, now, Why.UNHEALTHY) if _due(state, now) else Step(state)
+
+
+@_leads_to(Phase.KILLING)
+def kill(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
+    """It would not go: SIGKILL to everything of it."""
+    if not _due(state, now):
+        return Step(state)
+    return Step(
+        _enter(state, Phase.KILLING, now=now, deadline=(DeadlineKind.KILL, KILL_TIMEOUT_S)),
+        (KillGroup(gen=state.gen),),
+    )
+
+
+@_leads_to(Phase.STUCK)
+def stuck(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
+    """Not even SIGKILL ended it: it hangs in the kernel. Its GPU and port stay reserved until it goes."""
+    if not _due(state, now):
+        return Step(state)
+    reason = "does not end even on SIGKILL: it hangs in the kernel (driver?)"
+    return Step(_enter(state, Phase.STUCK, now=now, deadline=None, reason=reason))
+
+
+def _due(state: Instance, now: float) -> bool:
+    return state.deadline is not None and now >= state.deadline.at
