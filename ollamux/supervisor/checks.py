@@ -1,0 +1,211 @@
+"""Ask every instance how it is, at its own pace, and turn the answers into events. Levels 2 and 3 of the health ladder.
+
+Level 1, the process, needs no question: its end is told by the kernel.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ollamux.domain import events as ev
+from ollamux.domain.health import Health, OverdueRunner, api_answered, complaint, rested, scheduler_answered
+from ollamux.domain.instance import Instance
+from ollamux.domain.phases import SERVING, Phase
+from ollamux.ollama.api import BadAnswerError, LoadedModel, parse_loaded, parse_server_version
+from ollamux.ollama.store import find_manifest, store_path
+from ollamux.ollama.version import era_of
+from ollamux.supervisor import family
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.devices import Devices
+from ollamux.supervisor.http import Answer, Request, probe_host
+from ollamux.supervisor.unit import Unit
+from ollamux.system import ports, procs
+from ollamux.system.clock import asleep_s, monotonic, wall
+
+FIRST_LOOK_S = 0.02
+SLOWEST_START_LOOK_S = 0.5
+SCHEDULER_PATIENCE_S = 20.0
+"""A server that pings a hung runner answers /api/ps after 18 to 19.5 s (0.32.15), and has helped itself then."""
+OVERDUE_SLACK_S = 2.0
+
+
+class Checks:
+    """Plans and reads the probes of all instances."""
+
+    def __init__(self, core: Core, devices: Devices, *, home: str) -> None:
+        self._core = core
+        self._devices = devices
+        self._home = home
+        core.changed.append(self._on_change)
+
+    def _on_change(self, unit: Unit, before: Instance) -> None:
+        after = unit.state
+        if after.phase is Phase.STARTING and after.gen != before.gen and after.pid is not None:
+            unit.slept_s = asleep_s()
+            self._plan(unit, "api", FIRST_LOOK_S)
+        elif after.phase is Phase.READY and before.phase is Phase.STARTING:
+            self._plan(unit, "api", unit.spec.health.interval_s)
+            self.ask_scheduler(unit)
+        elif after.phase not in SERVING and before.phase in SERVING:
+            unit.forget_checks()
+
+    def _plan(self, unit: Unit, what: str, delay_s: float) -> None:
+        ask = self._ask_api if what == "api" else self.ask_scheduler
+        old = unit.check_timers.pop(what, None)
+        if old is not None:
+            old.cancel()
+        unit.check_timers[what] = self._core.loop.call_later(delay_s, lambda: ask(unit))
+
+    def _ask(self, unit: Unit, what: str, target: str, *, timeout_s: float) -> None:
+        old = unit.requests.pop(what, None)
+        if old is not None:
+            old.cancel()
+        gen = unit.state.gen
+
+        def done(answer: Answer) -> None:
+            unit.requests.pop(what, None)
+            if unit.state.gen == gen and unit.state.phase in SERVING:
+                self._read(unit, what, answer)
+
+        address = (probe_host(unit.spec.host), unit.spec.port)
+        unit.requests[what] = Request(self._core.loop, address, target, timeout_s=timeout_s, done=done)
+
+    def _ask_api(self, unit: Unit) -> None:
+        self._ask(unit, "api", "/api/version", timeout_s=unit.spec.health.timeout_s)
+
+    def ask_scheduler(self, unit: Unit) -> None:
+        """Look at what is loaded, now."""
+        self._ask(unit, "scheduler", "/api/ps", timeout_s=max(unit.spec.health.timeout_s, SCHEDULER_PATIENCE_S))
+
+    def _read(self, unit: Unit, what: str, answer: Answer) -> None:
+        self._devices.read_log(unit)
+        if self._woke_up(unit):
+            unit.health = rested(unit.health)
+        elif what == "api":
+            self._read_api(unit, answer)
+        else:
+            self._read_scheduler(unit, answer)
+        if unit.state.phase is Phase.STARTING:
+            waited = monotonic() - unit.spawned_at
+            self._plan(unit, "api", min(SLOWEST_START_LOOK_S, max(FIRST_LOOK_S, waited / 4)))
+        elif unit.state.phase in SERVING:
+            self._plan(unit, what, max(0.0, unit.spec.health.interval_s - answer.seconds))
+
+    def _woke_up(self, unit: Unit) -> bool:
+        slept = asleep_s()
+        woke = slept - unit.slept_s > 1.0
+        unit.slept_s = slept
+        return woke
+
+    def _read_api(self, unit: Unit, answer: Answer) -> None:
+        error = answer.error
+        if error is None and answer.status != 200:
+            error = f"GET /api/version was answered with {answer.status}"
+        if error is None:
+            error = self._read_version(unit, answer.body)
+        if unit.state.phase is Phase.STARTING:
+            self._judge_start(unit, answer, error)
+            return
+        unit.health = api_answered(unit.health, error)
+        self._judge(unit)
+
+    def _read_version(self, unit: Unit, body: bytes) -> str | None:
+        try:
+            version = parse_server_version(body)
+        except BadAnswerError as error:
+            return str(error)
+        unit.server_version = version.text
+        unit.era = era_of(version.numbers)
+        return None
+
+    def _judge_start(self, unit: Unit, answer: Answer, error: str | None) -> None:
+        gen = unit.state.gen
+        if error is not None:
+            waiting = "the port is open, but HTTP is not answered yet" if answer.connected else error
+            reason = waiting if answer.status is None else error
+            self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=reason))
+            return
+        stranger = self._stranger(unit)
+        if stranger is not None:
+            self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=stranger))
+            return
+        unit.health = Health()
+        if self._devices.judge_start(unit):
+            self._core.dispatch(unit, ev.HealthPassed(gen=gen))
+
+    def _stranger(self, unit: Unit) -> str | None:
+        """Return who answers on the port where it is provably not the instance itself."""
+        sockets = ports.listeners(probe_host(unit.spec.host), unit.spec.port)
+        child = unit.child
+        if child is None or not sockets or ports.owns([child.pid], sockets):
+            return None
+        if ports.owns(procs.descendants(child.pid), sockets):
+            return None
+        held = ports.holder(unit.spec.host, unit.spec.port)
+        if held is None or (held.pid is not None and family.mark_of(held.pid) == unit.mark):
+            return None
+        return f"port {unit.spec.port} is answered by {held}, not by this instance"
+
+    def _read_scheduler(self, unit: Unit, answer: Answer) -> None:
+        error = answer.error
+        overdue: dict[str, OverdueRunner] = {}
+        if error is None and answer.status == 200:
+            try:
+                models = parse_loaded(answer.body, now=wall())
+            except BadAnswerError:
+                models = ()
+            unit.runners = family.runners(unit.child.pid) if unit.child is not None else {}
+            overdue = self._overdue(unit, models)
+            self._tell_gone_runners(unit, models)
+            unit.models = models
+            self._devices.judge_models(unit)
+        if unit.state.phase in SERVING:
+            unit.health = scheduler_answered(unit.health, error, overdue=overdue, now=monotonic())
+            self._judge(unit)
+
+    def _judge(self, unit: Unit) -> None:
+        gen = unit.state.gen
+        bad = complaint(unit.health, unit.spec.health.failures)
+        if bad is not None:
+            self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=bad[0], runner=bad[1]))
+        elif unit.state.phase is Phase.UNHEALTHY and not unit.health.api_misses and not unit.health.scheduler_misses:
+            self._core.dispatch(unit, ev.HealthPassed(gen=gen))
+
+    def _overdue(self, unit: Unit, models: tuple[LoadedModel, ...]) -> dict[str, OverdueRunner]:
+        now = wall()
+        found: dict[str, OverdueRunner] = {}
+        for model in models:
+            if model.expires_at is not None and model.expires_at < now - OVERDUE_SLACK_S:
+                pid = self.runner_of(unit, model)
+                seen = procs.stat(pid) if pid is not None else None
+                if pid is not None and seen is not None:
+                    found[model.name] = OverdueRunner(pid=pid, cpu_ticks=seen.cpu_ticks)
+        return found
+
+    def runner_of(self, unit: Unit, model: LoadedModel) -> int | None:
+        """Return the pid of a model's runner.
+
+        ps tells the digest of the manifest and a runner's arguments the blob of the weights; the manifest maps them.
+        """
+        blob = self._blob_of(unit, model)
+        if blob is not None:
+            return next((pid for pid, path in unit.runners.items() if path.endswith(blob)), None)
+        return next(iter(unit.runners)) if len(unit.runners) == 1 and len(unit.models) <= 1 else None
+
+    def _blob_of(self, unit: Unit, model: LoadedModel) -> str | None:
+        key = (model.name, model.digest)
+        if key not in unit.blobs:
+            manifest = find_manifest(Path(store_path(unit.spec.store, self._home)), model.name)
+            unit.blobs[key] = None if manifest is None else manifest.blob
+        return unit.blobs[key]
+
+    def _tell_gone_runners(self, unit: Unit, models: tuple[LoadedModel, ...]) -> None:
+        known = {model.name for model in unit.models}
+        gone = frozenset(
+            model.name
+            for model in models
+            if model.name in known and self._blob_of(unit, model) and self.runner_of(unit, model) is None
+        )
+        for name in sorted(gone - unit.gone_runners):
+            self._core.note(unit, f"the runner of {name} is gone; the next request for it starts another")
+        unit.gone_runners = gone

@@ -1,0 +1,158 @@
+"""The one writer: takes an event, asks the machine, hands the commands over, tells the world.
+
+Everything that changes an instance goes through `Core.dispatch`, on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from ollamux.domain import events as ev
+from ollamux.domain.commands import Command
+from ollamux.domain.instance import Instance
+from ollamux.domain.machine import step
+from ollamux.domain.phases import SERVING, Phase
+from ollamux.domain.spec import FleetSpec
+from ollamux.domain.text import format_duration
+from ollamux.supervisor.journal import Journal
+from ollamux.supervisor.unit import Unit
+from ollamux.system.clock import monotonic, wall
+from ollamux.system.loop import Loop
+
+START_SLOT = "a start slot"
+SLOT_HOLD_S = 15.0
+"""A start that takes longer than this no longer holds back the others."""
+
+
+class Core:
+    """All instances and their states. `execute` carries commands out; `changed` is told after every change."""
+
+    def __init__(self, fleet: FleetSpec, *, journal: Journal, owner: str, log_dir: str) -> None:
+        self.loop = Loop(on_error=self.report_bug)
+        self.fleet = fleet
+        self.journal = journal
+        self.owner = owner
+        self.log_dir = log_dir
+        self.units = {
+            spec.name: Unit(spec, owner=owner, log_path=f"{log_dir}/{spec.name}.log") for spec in fleet.instances
+        }
+        self.execute: Callable[[Unit, Command], None] = lambda unit, command: None
+        self.changed: list[Callable[[Unit, Instance], None]] = []
+        self.shutting_down = False
+        self.bugs = 0
+        self._depth: dict[str, Instance] = {}
+
+    def report_bug(self, error: BaseException) -> None:
+        """Say that one of our own callbacks failed, with everything needed to mend it."""
+        self.bugs += 1
+        if self.bugs <= 20:
+            text = "".join(traceback.format_exception(error))
+            self.journal.add(None, old=None, new=None, reason=f"internal error, please report it: {text}")
+
+    def dispatch(self, unit: Unit, event: ev.Event) -> None:
+        """Apply an event to an instance and do what follows from it."""
+        outermost = unit.name not in self._depth
+        if outermost:
+            self._depth[unit.name] = unit.state
+        before = unit.state
+        unit.state, commands = step(unit.state, event, monotonic())
+        if unit.state is not before:
+            self._follow(unit, before)
+        for command in commands:
+            self.execute(unit, command)
+        if outermost:
+            first = self._depth.pop(unit.name)
+            if unit.state is not first:
+                self._tell(unit, first)
+
+    def dispatch_all(self, event: ev.Event) -> None:
+        """Apply an event to every instance."""
+        for unit in tuple(self.units.values()):
+            self.dispatch(unit, event)
+
+    def _follow(self, unit: Unit, before: Instance) -> None:
+        if unit.state.phase is not before.phase or unit.state.gen != before.gen:
+            unit.since_wall = wall()
+        deadline = unit.state.deadline
+        if deadline is not unit.armed:
+            if unit.timer is not None:
+                unit.timer.cancel()
+                unit.timer = None
+            unit.armed = deadline
+            if deadline is not None:
+                gen = unit.state.gen
+                unit.timer = self.loop.call_at(
+                    deadline.at, lambda: self.dispatch(unit, ev.DeadlinePassed(gen=gen))
+                )  # fmt: skip
+
+    def _tell(self, unit: Unit, before: Instance) -> None:
+        after = unit.state
+        if after.phase is not before.phase or after.gen != before.gen:
+            self.journal.add(
+                unit.name, old=before.phase.value, new=after.phase.value, reason=self._reason(unit, before)
+            )
+        if before.phase is Phase.STARTING and after.phase is not Phase.STARTING:
+            self.free_slots()
+        for listener in tuple(self.changed):
+            listener(unit, before)
+
+    def _reason(self, unit: Unit, before: Instance) -> str | None:
+        state = unit.state
+        if state.phase is Phase.READY:
+            took = f" after {format_duration(monotonic() - unit.spawned_at)}" if before.phase is Phase.STARTING else ""
+            return f"{'adopted and ' if state.adopted else ''}ready{took} at {url(unit)}"
+        if state.phase is Phase.STARTING and before.phase not in SERVING:
+            return f"pid {state.pid}"
+        if state.phase is Phase.WAITING and state.deadline is not None:
+            waits = format_duration(max(0.0, state.deadline.at - monotonic()))
+            return f"{state.reason}; {next_action(unit)} in {waits}"
+        return state.reason
+
+    def note(self, unit: Unit | None, reason: str) -> dict[str, Any]:
+        """Record a word about an instance that changes no phase."""
+        if unit is None:
+            return self.journal.add(None, old=None, new=None, reason=reason)
+        phase = unit.state.phase.value
+        return self.journal.add(unit.name, old=phase, new=phase, reason=reason)
+
+    def starts_now(self, unit: Unit) -> int:
+        """Return how many other instances hold a start slot."""
+        now = monotonic()
+        return sum(
+            other.state.phase is Phase.STARTING and other.state.pid is not None and now - other.spawned_at < SLOT_HOLD_S
+            for other in self.units.values()
+            if other is not unit
+        )
+
+    def free_slots(self) -> None:
+        """Let whoever waits for a start slot try again, in the order of the configuration."""
+        self.free(START_SLOT)
+
+    def free(self, resource: str) -> None:
+        """Let whoever waits for a resource try again."""
+        for unit in tuple(self.units.values()):
+            if unit.state.phase is Phase.WAITING and unit.state.resource == resource:
+                self.dispatch(unit, ev.ResourceFreed(resource=resource))
+
+
+def url(unit: Unit) -> str:
+    """Return the address that clients of an instance use."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(unit.spec.host, unit.spec.host)  # noqa: S104 - compared
+    return f"http://[{host}]:{unit.spec.port}" if ":" in host else f"http://{host}:{unit.spec.port}"
+
+
+def next_action(unit: Unit) -> str | None:
+    """Say what happens when the present deadline comes, or None where nothing will."""
+    state = unit.state
+    if state.phase is Phase.WAITING:
+        return "look again" if state.resource is not None else f"restart {max(state.spawns, 1)}"
+    return {
+        Phase.STARTING: "restart, if it is not ready by then",
+        Phase.UNHEALTHY: "restart",
+        Phase.STOPPING: "kill",
+        Phase.SWEEPING: "kill what is left",
+        Phase.KILLING: "report as stuck",
+        Phase.FAILED: "try again" if state.deadline is not None else None,
+    }.get(state.phase)

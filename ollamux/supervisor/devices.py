@@ -1,0 +1,101 @@
+"""Level 4 of the health ladder: is the instance on the devices it was planned for, and is all of each model there?
+
+A fault is told, and dealt with as the policy says; a restart is tried once per incident, so that a fault which a
+restart cannot mend does not become a restart loop.
+"""
+
+from __future__ import annotations
+
+from ollamux.domain import events as ev
+from ollamux.domain.phases import Phase
+from ollamux.domain.spec import FaultPolicy, Pinning
+from ollamux.domain.text import format_size
+from ollamux.ollama import events as log
+from ollamux.ollama.api import spilled
+from ollamux.ollama.judge import Proof, Verdict, judge_devices
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.gpus import Gpus
+from ollamux.supervisor.unit import Unit
+
+_KEPT = (log.DeviceLine, log.DiscoveryEnded, log.DiscoveryFailed, log.Listening)
+
+
+class Devices:
+    """Reads the logs of the instances and judges what they say about devices."""
+
+    def __init__(self, core: Core, gpus: Gpus) -> None:
+        self._core = core
+        self._gpus = gpus
+
+    def read_log(self, unit: Unit) -> None:
+        """Take in what the instance has logged since the last look."""
+        if unit.follower is None or unit.reader is None:
+            return
+        for event in unit.reader.feed(unit.follower.read()):
+            if isinstance(event, _KEPT):
+                if len(unit.device_lines) < 256:
+                    unit.device_lines.append(event)
+            elif isinstance(event, log.LayersOffloaded) and event.blob is not None:
+                unit.layers[event.blob] = (event.offloaded, event.total)
+            elif isinstance(event, log.RunnerStarting):
+                unit.layers.pop(event.blob, None)
+
+    def judge_start(self, unit: Unit) -> bool:
+        """Judge the start-up log; True where the instance may be called ready."""
+        if unit.verdict is None or unit.verdict.proof is Proof.PLANNED:
+            unit.verdict = judge_devices(unit.device_lines, unit.gpus, pinning=unit.spec.pinning, era=unit.era)
+        verdict = unit.verdict
+        if verdict.proof is Proof.CPU:
+            return self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, _cited(verdict))
+        if verdict.proof is Proof.WRONG:
+            return self._fault(unit, "wrong_gpu", unit.spec.on.wrong_gpu, _cited(verdict))
+        if verdict.proof is Proof.PROVEN:
+            unit.incidents -= {"cpu_fallback", "wrong_gpu"}
+            unit.asked_incidents.clear()
+        return True
+
+    def judge_models(self, unit: Unit) -> None:
+        """Judge what is loaded: a model that is partly in host memory has spilled."""
+        if unit.spec.pinning is not Pinning.GPUS or "cpu_fallback" in unit.degraded:
+            return
+        spills = [model for model in unit.models if spilled(model) > 0]
+        if not spills:
+            unit.degraded.pop("spill", None)
+            unit.incidents.discard("spill")
+            return
+        told = "; ".join(
+            f"{model.name}: {format_size(spilled(model))} of {format_size(model.size_bytes)} is in host memory"
+            for model in spills
+        )
+        self._fault(unit, "spill", unit.spec.on.spill, f"spilled out of the GPU: {told}")
+
+    def judge_gpus(self, unit: Unit) -> None:
+        """Judge the cards themselves: a lost card cannot be mended by a restart, so it is only told."""
+        lost = [gpu for gpu in self._gpus.current(unit.gpus) if gpu.state == "lost"]
+        if not lost:
+            if unit.degraded.pop("gpu_lost", None) is not None:
+                self._core.note(unit, "its GPU answers again")
+            return
+        reason = "; ".join(f"GPU {gpu.index} ({gpu.name}) is lost: {gpu.lost_reason}" for gpu in lost)
+        if "gpu_lost" not in unit.degraded:
+            self._core.note(unit, reason)
+        unit.degraded["gpu_lost"] = reason
+
+    def _fault(self, unit: Unit, kind: str, policy: FaultPolicy, reason: str) -> bool:
+        gen = unit.state.gen
+        if policy is FaultPolicy.STOP:
+            self._core.dispatch(unit, ev.DeviceStopAsked(gen=gen, reason=reason))
+            return False
+        if policy is FaultPolicy.RESTART and kind not in unit.incidents:
+            unit.incidents.add(kind)
+            self._core.dispatch(unit, ev.DeviceRestartAsked(gen=gen, reason=reason))
+            return False
+        if unit.degraded.get(kind) != reason:
+            unit.degraded[kind] = reason
+            if unit.state.phase is Phase.READY:
+                self._core.note(unit, f"degraded: {reason}")
+        return True
+
+
+def _cited(verdict: Verdict) -> str:
+    return f"{verdict.reason} (the log says: {verdict.line})" if verdict.line else verdict.reason

@@ -1,0 +1,161 @@
+"""Carry out what the machine asks for, and report back what became of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import assert_never
+
+from ollamux.domain import commands as cm
+from ollamux.domain import events as ev
+from ollamux.domain.phases import GOING_DOWN, SERVING, Phase
+from ollamux.ollama.words import last_words
+from ollamux.supervisor import family
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.starter import Starter
+from ollamux.supervisor.unit import Unit
+from ollamux.system.child import Child
+from ollamux.system.clock import wall
+
+_TAIL_BYTES = 16384
+
+
+class Effects:
+    """Acts on processes. Every signal goes through a handle that cannot mean anybody else."""
+
+    def __init__(self, core: Core, starter: Starter) -> None:
+        self._core = core
+        self._starter = starter
+        self.own_children: set[int] = set()
+        core.execute = self.execute
+        core.loop.on_signal(signal.SIGCHLD, self.child_changed)
+
+    def execute(self, unit: Unit, command: cm.Command) -> None:
+        """Carry out one command of the machine."""
+        match command:
+            case cm.Spawn():
+                self._starter.spawn(unit, command.gen)
+                if unit.child is not None and unit.state.phase in SERVING:
+                    self.watch(unit)
+            case cm.TermLeader():
+                self._signal_leader(unit, signal.SIGTERM)
+            case cm.TermGroup():
+                self._signal_rest(unit, signal.SIGTERM)
+            case cm.KillGroup():
+                self._kill(unit)
+            case cm.Reap():
+                self._reap(unit)
+            case cm.EndRunner():
+                if unit.child is not None:
+                    family.signal_members(unit.mark, unit.child, [command.pid], signal.SIGKILL)
+                    self._core.note(unit, f"ended the hung runner (pid {command.pid}); the next request starts another")
+            case _:
+                assert_never(command)
+
+    def watch(self, unit: Unit) -> None:
+        """Be told when the leader ends."""
+        assert unit.child is not None  # noqa: S101 - called only once there is one
+        self._core.loop.watch(unit.child.pidfd, read=lambda: self._leader_ended(unit))
+
+    def adopt(self, unit: Unit, leader: Child) -> None:
+        """Watch a process of an earlier supervisor."""
+        unit.child = leader
+        self.watch(unit)
+
+    def _known(self) -> set[int]:
+        leaders = {unit.child.pid for unit in self._core.units.values() if unit.child is not None}
+        return leaders | self.own_children
+
+    def _signal_leader(self, unit: Unit, number: int) -> None:
+        if unit.child is not None:
+            unit.child.signal(number)
+            unit.child.signal(signal.SIGCONT)  # a stopped process acts on SIGTERM only once it goes on
+
+    def _signal_rest(self, unit: Unit, number: int) -> None:
+        if unit.child is None:
+            return
+        rest = family.members(unit.mark, unit.child, self._known())
+        family.signal_members(unit.mark, unit.child, rest, number)
+        family.signal_members(unit.mark, unit.child, rest, signal.SIGCONT)
+        self._watch_members(unit, rest)
+
+    def _kill(self, unit: Unit) -> None:
+        if unit.child is None:
+            return
+        self._signal_leader(unit, signal.SIGKILL)
+        if unit.child.ours:
+            # The leader is not reaped, so the number of its group cannot mean another group.
+            try:
+                os.killpg(unit.child.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+        self._signal_rest(unit, signal.SIGKILL)
+
+    def _reap(self, unit: Unit) -> None:
+        self._forget_members(unit)
+        if unit.child is not None:
+            self._core.loop.unwatch(unit.child.pidfd)
+            unit.child.reap()
+            unit.child = None
+        unit.forget_incarnation()
+
+    def _leader_ended(self, unit: Unit) -> None:
+        child = unit.child
+        status = None if child is None else child.exit_status()
+        if child is None or status is None:
+            return
+        self._core.loop.unwatch(child.pidfd)
+        family.reap_orphans(self._known())
+        left = family.members(unit.mark, child, self._known())
+        code, by = status
+        words = self._words(unit) if unit.state.phase in SERVING else None
+        unit.last_exit_wall = wall()
+        event = ev.LeaderExited(gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words)
+        self._core.dispatch(unit, event)
+
+    def _words(self, unit: Unit) -> str | None:
+        try:
+            with open(unit.log_path, "rb") as log:
+                size = os.fstat(log.fileno()).st_size
+                log.seek(max(size - _TAIL_BYTES, min(unit.log_start, size)))
+                return last_words(log.read(_TAIL_BYTES).decode("utf-8", "replace"))
+        except OSError:
+            return None
+
+    def _watch_members(self, unit: Unit, pids: list[int]) -> None:
+        for pid in pids:
+            if pid in unit.member_handles:
+                continue
+            try:
+                handle = os.pidfd_open(pid)
+            except OSError:
+                continue
+            unit.member_handles[pid] = handle
+            self._core.loop.watch(handle, read=lambda: self.look_at_members(unit))
+        if not pids and unit.state.phase in GOING_DOWN:
+            self._core.loop.call_soon(lambda: self.look_at_members(unit))
+
+    def _forget_members(self, unit: Unit) -> None:
+        for handle in unit.member_handles.values():
+            self._core.loop.unwatch(handle)
+            os.close(handle)
+        unit.member_handles = {}
+
+    def look_at_members(self, unit: Unit) -> None:
+        """See whether anything of an incarnation whose leader has ended is left."""
+        family.reap_orphans(self._known())
+        child = unit.child
+        if child is None or unit.state.phase not in (Phase.SWEEPING, Phase.KILLING, Phase.STUCK):
+            return
+        if child.exit_status() is None:
+            return
+        left = family.members(unit.mark, child, self._known())
+        self._forget_members(unit)
+        if left:
+            self._watch_members(unit, left)
+        else:
+            self._core.dispatch(unit, ev.GroupEmptied(gen=unit.state.gen))
+
+    def child_changed(self) -> None:
+        """A child of ours ended, or one that fell to us: collect what is not collected elsewhere."""
+        family.reap_orphans(self._known())

@@ -1,0 +1,122 @@
+"""Which processes belong to an incarnation, and how to signal them without ever hitting a stranger.
+
+A runner inherits the environment, the group and the session of its server (seen on ollama 0.24.0 and 0.32.15), so it
+is known for certain by the marker that the server was started with, even when it left the group. A process that is
+not provably ours is never signalled.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from ollamux.system import procs
+from ollamux.system.child import Child, reap_orphan
+
+INSTANCE = "OLLAMUX_INSTANCE"
+GENERATION = "OLLAMUX_GENERATION"
+SUPERVISOR = "OLLAMUX_SUPERVISOR"
+
+
+class Mark(NamedTuple):
+    """What tells the processes of one incarnation from all others. `owner` is the supervisor's folder of state."""
+
+    owner: str
+    instance: str
+    gen: int
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables that carry the mark."""
+        return {SUPERVISOR: self.owner, INSTANCE: self.instance, GENERATION: str(self.gen)}
+
+
+def mark_of(pid: int) -> Mark | None:
+    """Return the mark a process carries, or None where it has none, is gone, or is not ours to look at."""
+    env = procs.environment(pid)
+    if not env or INSTANCE not in env or SUPERVISOR not in env or not env.get(GENERATION, "").isdigit():
+        return None
+    return Mark(owner=env[SUPERVISOR], instance=env[INSTANCE], gen=int(env[GENERATION]))
+
+
+def marked(owner: str) -> dict[int, Mark]:
+    """Return every living process that carries a mark of this owner: a look at all of /proc, for rare occasions."""
+    found: dict[int, Mark] = {}
+    for pid in procs.pids():
+        mark = mark_of(pid)
+        if mark is not None and mark.owner == owner and _lives(pid):
+            found[pid] = mark
+    return found
+
+
+def _lives(pid: int) -> bool:
+    seen = procs.stat(pid)
+    return seen is not None and seen.state not in ("Z", "X")
+
+
+def reap_orphans(known: Iterable[int]) -> None:
+    """Collect dead processes that fell to us. `known` are our own children, which are collected elsewhere."""
+    keep = frozenset(known)
+    for pid in procs.children(os.getpid()) or ():
+        if pid not in keep:
+            seen = procs.stat(pid)
+            if seen is not None and seen.state == "Z":
+                reap_orphan(pid)
+
+
+def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
+    """Return the living processes of an incarnation besides its leader.
+
+    While the leader is our unreaped child everything it left is our own child or below one, so that /proc need not be
+    searched; its group's number is pinned by the zombie. For an adopted leader all of /proc is searched by marker.
+    """
+    if not leader.ours:
+        return [pid for pid, found in marked(mark.owner).items() if found == mark and pid != leader.pid]
+    ours = procs.children(os.getpid())
+    if ours is None:
+        candidates = procs.pids()
+    else:
+        keep = frozenset(known)
+        roots = [pid for pid in ours if pid not in keep]
+        candidates = roots + [below for root in roots for below in procs.descendants(root)]
+        candidates += procs.descendants(leader.pid)
+    found = []
+    for pid in dict.fromkeys(candidates):
+        seen = procs.stat(pid) if pid not in (leader.pid, os.getpid()) else None
+        if seen is None or seen.state in ("Z", "X"):
+            continue
+        if seen.pgid == leader.pid or mark_of(pid) == mark:
+            found.append(pid)
+    return found
+
+
+def signal_members(mark: Mark, leader: Child, pids: Iterable[int], number: int) -> None:
+    """Signal each process through a handle of its own, after proving through the handle's process that it is ours."""
+    for pid in pids:
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            continue
+        try:
+            # Looked at only after the handle exists: the number cannot have passed to a stranger unnoticed.
+            seen = procs.stat(pid)
+            pinned = leader.ours and seen is not None and seen.pgid == leader.pid
+            if pinned or mark_of(pid) == mark:
+                signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            pass
+        except PermissionError:
+            pass  # it has changed its user; whoever it is now, it is not ours to end
+        finally:
+            os.close(handle)
+
+
+def runners(leader_pid: int) -> dict[int, str]:
+    """Return the runner processes below a server: pid and the path of the weights each was started with."""
+    found: dict[int, str] = {}
+    for pid in procs.descendants(leader_pid):
+        words = procs.arguments(pid)
+        if "--model" in words[:-1]:
+            found[pid] = words[words.index("--model") + 1]
+    return found

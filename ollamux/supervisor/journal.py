@@ -1,0 +1,72 @@
+"""The record of what happened: one JSON object a line, numbered without gaps, kept in two files of bounded size.
+
+A disk that is full or read-only costs the record, never the supervision.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ollamux.domain.snapshot import EVENT_SCHEMA
+from ollamux.system.clock import rfc3339, wall
+
+FILE_NAME = "events.jsonl"
+_LARGEST_FILE = 2 << 20
+
+
+class Journal:
+    """Appends events and tells whoever listens."""
+
+    def __init__(self, folder: str) -> None:
+        self.path = f"{folder}/{FILE_NAME}"
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._seq = _last_seq(self.path) or _last_seq(self.path + ".1") or 0
+
+    def add(self, instance: str | None, *, old: str | None, new: str | None, reason: str | None) -> dict[str, Any]:
+        """Record a change of state, or a word about one (`old` and `new` the same)."""
+        self._seq += 1
+        event = {
+            "schema": EVENT_SCHEMA,
+            "seq": self._seq,
+            "time": rfc3339(wall()),
+            "instance": instance,
+            "from": old,
+            "to": new,
+            "reason": reason,
+        }
+        self._append(json.dumps(event, ensure_ascii=False).encode() + b"\n")
+        for listener in tuple(self.listeners):
+            listener(event)
+        return event
+
+    def _append(self, line: bytes) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(self.path, flags, 0o600)
+            try:
+                os.write(fd, line)
+                full = os.fstat(fd).st_size > _LARGEST_FILE
+            finally:
+                os.close(fd)
+            if full:
+                os.replace(self.path, self.path + ".1")
+        except OSError:
+            return
+
+
+def _last_seq(path: str) -> int | None:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            lines = file.read().splitlines()
+    except OSError:
+        return None
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["seq"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return None

@@ -1,0 +1,189 @@
+"""Start one incarnation, or say by name what it has to wait for. Nothing is half-started."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ollamux.domain import events as ev
+from ollamux.domain.errors import OllamuxError
+from ollamux.domain.spec import OnDeath, Pinning
+from ollamux.gpu.resolve import resolve
+from ollamux.ollama.binary import find_ollama
+from ollamux.ollama.env import child_env, expand
+from ollamux.ollama.log import LogReader
+from ollamux.ollama.version import Version
+from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
+from ollamux.supervisor.unit import Unit
+from ollamux.system import child, logfile, ports
+from ollamux.system.clock import monotonic
+
+if TYPE_CHECKING:
+    from ollamux.supervisor.gpus import Gpus
+
+PORT_RETRY_S = 5.0
+GPU_RETRY_S = 10.0
+LEFTOVERS = "what an earlier run left"
+
+
+class Starter:
+    """Knows everything a start needs beyond the specification of the instance."""
+
+    def __init__(self, core: Core, gpus: Gpus, *, env: Mapping[str, str], home: str, extra: Mapping[str, str]) -> None:
+        self._core = core
+        self._gpus = gpus
+        self._env = env
+        self._home = home
+        self._extra = extra
+        self._versions: dict[str, tuple[tuple[int, int], Version | None]] = {}
+        self.launcher: Sequence[str] = ()
+
+    def learn_version(self, path: str, version: Version | None) -> None:
+        """Remember which version a program is, for as long as it stays the same file."""
+        self._versions[path] = (_identity(path), version)
+
+    def spawn(self, unit: Unit, gen: int) -> None:
+        """Start it, and report Spawned, SpawnBlocked or SpawnFailed."""
+        blocked = self._obstacle(unit)
+        if blocked is not None:
+            resource, reason, retry_s = blocked
+            self._core.dispatch(unit, ev.SpawnBlocked(gen=gen, resource=resource, reason=reason, retry_s=retry_s))
+            return
+        try:
+            program = find_ollama(unit.spec.ollama, self._env)
+            log_fd = logfile.open_log(unit.log_path)
+        except OllamuxError as error:
+            self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=error.message, permanent=True))
+            return
+        except OSError as error:
+            reason = f"cannot write the log {unit.log_path}: {error.strerror}"
+            self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=False))
+            return
+        try:
+            self._start(unit, gen, program, log_fd)
+        finally:
+            os.close(log_fd)
+
+    def _start(self, unit: Unit, gen: int, program: str, log_fd: int) -> None:
+        unit.forget_incarnation()
+        unit.log_start = os.fstat(log_fd).st_size
+        try:
+            unit.child = child.spawn([*self.launcher, program, "serve"], self.environment(unit, program), log_fd=log_fd)
+        except OSError as error:
+            transient = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+            reason = f"{program} could not be started: {error.strerror}"
+            self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=not transient))
+            return
+        unit.spawned_at = monotonic()
+        unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
+        unit.reader = LogReader()
+        if self._core.fleet.supervisor.max_parallel_starts:
+            self._core.loop.call_later(SLOT_HOLD_S, self._core.free_slots)
+        self._core.dispatch(unit, ev.Spawned(gen=gen, pid=unit.child.pid))
+
+    def environment(self, unit: Unit, program: str) -> dict[str, str]:
+        """Return the exact environment of the present incarnation."""
+        identity, version = self._versions.get(program, (None, None))
+        return child_env(
+            unit.spec,
+            gpus=unit.gpus,
+            outer=self._env,
+            home=self._home,
+            version=version if identity == _identity(program) else None,
+            markers={**self._extra, **unit.mark.variables()},
+        )
+
+    def program(self, unit: Unit) -> str:
+        """Return the program an instance is started from. Raises OllamuxError."""
+        return find_ollama(unit.spec.ollama, self._env)
+
+    def _obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
+        """Return (resource, reason, seconds until the next look) where a start has to wait."""
+        limit = self._core.fleet.supervisor.max_parallel_starts
+        if limit and self._core.starts_now(unit) >= (1 if self._first_ever() else limit):
+            return START_SLOT, "waits for its turn: starts are staggered", None
+        if unit.leftovers:
+            pids = ", ".join(str(pid) for pid in sorted(unit.leftovers))
+            return LEFTOVERS, f"waits until what an earlier run left is gone (pid {pids})", None
+        blocked = self._gpu_obstacle(unit)
+        return blocked or self._store_obstacle(unit) or port_obstacle(unit)
+
+    def _first_ever(self) -> bool:
+        """Whether no server has made its key yet: servers that make it at the same time race for the file."""
+        if any(unit.server_version is not None for unit in self._core.units.values()):
+            return False
+        return not os.path.exists(f"{self._home}/.ollama/id_ed25519")
+
+    def _gpu_obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
+        if unit.spec.pinning is not Pinning.GPUS:
+            unit.gpus = ()
+            return None
+        inventory = self._gpus.inventory
+        if inventory is None:
+            return self._gpus.RESOURCE, "waits for the list of GPUs", None
+        found = resolve(unit.spec, inventory)
+        if found.problem is None:
+            unit.gpus = found.gpus
+            clash = self._gpus.clash(unit)
+            if clash is None:
+                return None
+            return "its GPU", clash, GPU_RETRY_S
+        wanted = ", ".join(map(str, unit.spec.gpus))
+        return f"GPU {wanted}", found.problem, GPU_RETRY_S
+
+    def _store_obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
+        if unit.spec.store is None:
+            return None
+        store = expand(unit.spec.store, self._home)
+        problem = store_problem(store)
+        return None if problem is None else (f"store {store}", f"the store {store} {problem}", GPU_RETRY_S)
+
+
+def port_obstacle(unit: Unit) -> tuple[str, str, float] | None:
+    """Return what stands in the way of listening; the holder is named and left alone."""
+    spec = unit.spec
+    error = ports.obstacle(spec.host, spec.port)
+    if error is None:
+        return None
+    if error.errno == errno.EADDRINUSE:
+        held = ports.holder(spec.host, spec.port)
+        by = f"is held by {held}" if held else "is in use (bound, but nobody listens on it)"
+        return f"port {spec.port}", f"port {spec.port} {by}", PORT_RETRY_S
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"address {spec.host}", f"{spec.host} is not an address of this machine", GPU_RETRY_S
+    return f"port {spec.port}", f"port {spec.port} cannot be used: {error.strerror}", GPU_RETRY_S
+
+
+def store_problem(store: str) -> str | None:
+    """Return why a store cannot be used, or None; a missing one is made by ollama where its parent allows it."""
+    if os.path.isdir(store):
+        return None if os.access(store, os.R_OK | os.X_OK) else "cannot be read by this user"
+    if os.path.lexists(store):
+        return "cannot be entered" if os.path.islink(store) and not os.path.exists(store) else "is not a folder"
+    parent = os.path.dirname(store)
+    while parent != "/" and not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        return f"cannot be made: {parent} is not a folder"
+    return None if os.access(parent, os.W_OK | os.X_OK) else f"cannot be made: {parent} is not writable"
+
+
+def launcher_for(on_death: OnDeath, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what stands before `ollama serve` so that it ends with the supervisor, where that is wanted.
+
+    Raises NotFoundError where setpriv(1), of util-linux, is missing.
+    """
+    if on_death is OnDeath.KEEP:
+        return ()
+    # SIGTERM, not SIGKILL: only then does the server take its runners with it.
+    return (find_ollama("setpriv", env), "--pdeathsig", "TERM", "--")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (found.st_ino, found.st_mtime_ns)

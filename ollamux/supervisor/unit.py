@@ -1,0 +1,117 @@
+"""One instance at run time: its specification, its state in the machine, and what has been seen of it. No decisions."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from ollamux.domain.health import Health
+from ollamux.domain.instance import Instance
+from ollamux.domain.phases import Want
+from ollamux.domain.spec import InstanceSpec
+from ollamux.supervisor.family import Mark
+
+if TYPE_CHECKING:
+    from ollamux.gpu.model import Gpu
+    from ollamux.ollama.api import LoadedModel
+    from ollamux.ollama.events import LogEvent
+    from ollamux.ollama.judge import Verdict
+    from ollamux.ollama.log import LogReader
+    from ollamux.ollama.version import Era
+    from ollamux.supervisor.http import Request
+    from ollamux.system.child import Child
+    from ollamux.system.logfile import Follower
+    from ollamux.system.loop import Timer
+
+
+class Unit:
+    """Everything about one instance that changes while the supervisor runs. Only the supervisor's loop touches it."""
+
+    def __init__(self, spec: InstanceSpec, *, owner: str, log_path: str) -> None:
+        self.spec = spec
+        self.owner = owner
+        self.log_path = log_path
+        self.state = new_state(spec)
+        self.child: Child | None = None
+        self.timer: Timer | None = None
+        self.armed: object = None
+        self.since_wall = 0.0
+        self.spawned_at = 0.0
+        self.ready_since: float | None = None
+        self.last_exit_wall: float | None = None
+        self.member_handles: dict[int, int] = {}
+        self.leftovers: dict[int, Mark] = {}
+        # What the checks of the present incarnation have shown.
+        self.health = Health()
+        self.requests: dict[str, Request] = {}
+        self.check_timers: dict[str, Timer] = {}
+        self.follower: Follower | None = None
+        self.reader: LogReader | None = None
+        self.log_start = 0
+        self.device_lines: list[LogEvent] = []
+        self.layers: dict[str, tuple[int, int]] = {}
+        self.server_version: str | None = None
+        self.era: Era | None = None
+        self.verdict: Verdict | None = None
+        self.models: tuple[LoadedModel, ...] = ()
+        self.runners: dict[int, str] = {}
+        self.gone_runners: frozenset[str] = frozenset()
+        self.slept_s = 0.0
+        self.blobs: dict[tuple[str, str | None], str | None] = {}
+        # What outlives an incarnation.
+        self.gpus: tuple[Gpu, ...] = ()
+        self.degraded: dict[str, str] = {}
+        self.incidents: set[str] = set()
+        self.asked_incidents: set[str] = set()
+        self.preload_failed: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """The instance's name."""
+        return self.spec.name
+
+    @property
+    def mark(self) -> Mark:
+        """What the processes of the present incarnation carry."""
+        return Mark(owner=self.owner, instance=self.name, gen=self.state.gen)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the instance is meant to run."""
+        return self.state.want is Want.UP
+
+    def forget_checks(self) -> None:
+        """Cancel every question that is under way or planned."""
+        for request in self.requests.values():
+            request.cancel()
+        for timer in self.check_timers.values():
+            timer.cancel()
+        self.requests = {}
+        self.check_timers = {}
+
+    def forget_incarnation(self) -> None:
+        """Drop what the checks saw of a process that is gone."""
+        self.forget_checks()
+        self.health = Health()
+        self.follower = None
+        self.reader = None
+        self.device_lines = []
+        self.layers = {}
+        self.verdict = None
+        self.models = ()
+        self.runners = {}
+        self.blobs = {}
+        self.gone_runners = frozenset()
+        self.degraded = {}
+        self.ready_since = None
+
+
+def new_state(spec: InstanceSpec, *, gen: int = 0) -> Instance:
+    """Return the machine's state for an instance that is not there yet."""
+    return Instance(
+        restart=spec.restart,
+        start_timeout_s=spec.health.start_timeout_s,
+        unhealthy_timeout_s=spec.health.unhealthy_timeout_s,
+        salt=random.random(),  # noqa: S311 - spreads restarts, guards nothing
+        gen=gen,
+    )

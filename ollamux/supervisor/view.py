@@ -1,0 +1,247 @@
+"""Put together what is known of the whole box: the snapshot that every status command shows. Waits for nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ollamux import __version__
+from ollamux.domain.phases import Phase
+from ollamux.domain.snapshot import (
+    GpuView,
+    HostView,
+    InstanceModelView,
+    InstanceView,
+    ModelView,
+    ProcessView,
+    Status,
+    SupervisorView,
+)
+from ollamux.domain.spec import Pinning
+from ollamux.gpu.model import NO_GPUS, Gpu, Inventory
+from ollamux.ollama.api import LoadedModel
+from ollamux.supervisor import core as core_module
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.gpus import Gpus
+from ollamux.supervisor.unit import Unit
+from ollamux.system import procs
+from ollamux.system.clock import monotonic, rfc3339, wall
+
+
+class Observer:
+    """What the snapshot needs to know about the supervisor itself."""
+
+    def __init__(self, core: Core, gpus: Gpus, *, pid: int, host: str, config: str | None, simulated: bool) -> None:
+        self._core = core
+        self._gpus = gpus
+        self._pid = pid
+        self._host = host
+        self._config = config
+        self._simulated = simulated
+        self._started_wall = wall()
+        self._started = monotonic()
+        self.config_changed = False
+        self.state = "starting"
+
+    def status(self) -> Status:
+        """Return the whole box, as last seen."""
+        units = tuple(self._core.units.values())
+        inventory = self._gpus.inventory or NO_GPUS
+        names = _instances_by_gpu(units)
+        age = None if self._gpus.sampled_at is None else round(monotonic() - self._gpus.sampled_at, 1)
+        return Status(
+            version=__version__,
+            time=rfc3339(wall()),
+            simulated=self._simulated,
+            supervisor=SupervisorView(
+                pid=self._pid,
+                state=self.state,
+                started_at=rfc3339(self._started_wall),
+                config=self._config,
+                config_changed=self.config_changed,
+                uptime_s=round(monotonic() - self._started, 1),
+                version=__version__,
+            ),
+            host=host_view(inventory, name=self._host, trouble=self._gpus.trouble),
+            gpus=tuple(gpu_view(gpu, names.get(gpu.uuid, ()), age) for gpu in inventory.gpus),
+            instances=tuple(self._instance(unit) for unit in units),
+            models=tuple(_model(unit, model) for unit in units for model in unit.models),
+            processes=_processes(units, inventory),
+        )
+
+    def _instance(self, unit: Unit) -> InstanceView:
+        state = unit.state
+        deadline = state.deadline
+        action = core_module.next_action(unit)
+        at = None
+        if action is not None and deadline is not None:
+            at = rfc3339(wall() + max(0.0, deadline.at - monotonic()))
+        return InstanceView(
+            name=unit.name,
+            wanted=state.want.value,
+            phase=state.phase.value,
+            health=health_of(unit),
+            reason=reason_of(unit),
+            next_action=action,
+            next_at=at,
+            since=rfc3339(unit.since_wall) if unit.since_wall else None,
+            pid=state.pid,
+            generation=state.gen,
+            restarts=max(0, state.spawns - 1),
+            adopted=state.adopted,
+            exit=_exit(unit),
+            host=unit.spec.host,
+            port=unit.spec.port,
+            url=core_module.url(unit),
+            ollama_version=unit.server_version,
+            gpus=tuple(gpu.uuid for gpu in unit.gpus),
+            pinning=pinning_of(unit),
+            rss_bytes=_rss(unit),
+            models=tuple(_instance_model(model) for model in unit.models),
+            warnings=tuple(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()),
+        )
+
+
+def host_view(inventory: Inventory, *, name: str, trouble: str | None) -> HostView:
+    """Return what is known of the machine."""
+    return HostView(
+        name=name,
+        driver=inventory.driver,
+        cuda=inventory.cuda,
+        gpus_source=inventory.source,
+        gpus_error=trouble or inventory.error,
+    )
+
+
+def gpu_view(gpu: Gpu, instances: tuple[str, ...], age_s: float | None) -> GpuView:
+    """Return a card as it is shown."""
+    return GpuView(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        vendor=gpu.vendor,
+        name=gpu.name,
+        pci=gpu.pci,
+        state=gpu.state,
+        memory_total_bytes=gpu.memory_total_bytes,
+        memory_used_bytes=gpu.memory_used_bytes,
+        utilization_percent=gpu.utilization_percent,
+        temperature_c=gpu.temperature_c,
+        power_w=gpu.power_w,
+        power_limit_w=gpu.power_limit_w,
+        pcie_gen=gpu.pcie_gen,
+        pcie_width=gpu.pcie_width,
+        instances=instances,
+        age_s=age_s,
+    )
+
+
+def health_of(unit: Unit) -> str:
+    """Return "ok", "degraded", "failing" or "unknown"."""
+    if unit.state.phase is Phase.READY:
+        return "degraded" if unit.degraded else "ok"
+    if unit.state.phase in (Phase.STARTING, Phase.STOPPED):
+        return "unknown"
+    if unit.state.phase in (Phase.UNHEALTHY, Phase.FAILED, Phase.STUCK, Phase.WAITING):
+        return "failing"
+    return "unknown"
+
+
+def reason_of(unit: Unit) -> str | None:
+    """Return the sentence that explains the state, where one is needed."""
+    if unit.state.phase is Phase.READY and unit.degraded:
+        return "; ".join(unit.degraded.values())
+    return unit.state.reason
+
+
+def pinning_of(unit: Unit) -> str:
+    """Return "proven" or "wrong" only from what the log or NVML said, never from the plan."""
+    if unit.spec.pinning is Pinning.CPU and (unit.verdict is None or unit.verdict.proof.value != "wrong"):
+        return "cpu"
+    return "planned" if unit.verdict is None else unit.verdict.proof.value
+
+
+def _exit(unit: Unit) -> dict[str, Any] | None:
+    last = unit.state.last_exit
+    if last is None:
+        return None
+    at = None if unit.last_exit_wall is None else rfc3339(unit.last_exit_wall)
+    if last.signal is not None:
+        return {"signal": last.signal, "at": at}
+    return {"code": last.code, "at": at}
+
+
+def _rss(unit: Unit) -> int | None:
+    if unit.child is None:
+        return None
+    sizes = [procs.rss_bytes(pid) for pid in (unit.child.pid, *unit.runners)]
+    known = [size for size in sizes if size is not None]
+    return sum(known) if known else None
+
+
+def _expires(model: LoadedModel) -> str | None:
+    return None if model.expires_at is None else rfc3339(model.expires_at)
+
+
+def _instance_model(model: LoadedModel) -> InstanceModelView:
+    return InstanceModelView(
+        name=model.name,
+        size_bytes=model.size_bytes,
+        size_vram_bytes=model.size_vram_bytes,
+        context_length=model.context_length,
+        expires_at=_expires(model),
+    )
+
+
+def _model(unit: Unit, model: LoadedModel) -> ModelView:
+    blob = unit.blobs.get((model.name, model.digest))
+    layers = next((found for path, found in unit.layers.items() if blob is not None and path.endswith(blob)), None)
+    return ModelView(
+        instance=unit.name,
+        name=model.name,
+        digest=model.digest,
+        size_bytes=model.size_bytes,
+        size_vram_bytes=model.size_vram_bytes,
+        context_length=model.context_length,
+        expires_at=_expires(model),
+        layers=None if layers is None else {"offloaded": layers[0], "total": layers[1]},
+    )
+
+
+def _instances_by_gpu(units: tuple[Unit, ...]) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for unit in units:
+        for gpu in unit.gpus:
+            found[gpu.uuid] = (*found.get(gpu.uuid, ()), unit.name)
+    return found
+
+
+def _processes(units: tuple[Unit, ...], inventory: Inventory) -> tuple[ProcessView, ...]:
+    on_gpu = {process.pid: (gpu.uuid, process) for gpu in inventory.gpus for process in gpu.processes}
+    rows: list[ProcessView] = []
+    ours: set[int] = set()
+    for unit in units:
+        if unit.child is None:
+            continue
+        for kind, pid in [("serve", unit.child.pid), *(("runner", pid) for pid in unit.runners)]:
+            seen = procs.stat(pid)
+            uuid, process = on_gpu.get(pid, (None, None))
+            ours.add(pid)
+            rows.append(
+                ProcessView(
+                    gpu=uuid,
+                    pid=pid,
+                    kind=kind,
+                    instance=unit.name,
+                    name=seen.comm if seen is not None else kind,
+                    memory_bytes=None if process is None else process.memory_bytes,
+                )
+            )
+    for pid, (uuid, process) in sorted(on_gpu.items()):
+        if pid not in ours:
+            seen = procs.stat(pid)
+            name = process.name or (seen.comm if seen is not None else "?")
+            rows.append(
+                ProcessView(
+                    gpu=uuid, pid=pid, kind="foreign", instance=None, name=name, memory_bytes=process.memory_bytes
+                )
+            )
+    return tuple(rows)

@@ -1,0 +1,139 @@
+"""Start, watch, signal and reap one process, by a handle that cannot come to mean another one.
+
+Nothing here uses `subprocess`: its objects reap behind our back, and an unreaped leader is what keeps the group's
+number ours. The descriptor of pidfd_open(2) refers to this process for ever, whatever happens to its number.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from collections.abc import Mapping, Sequence
+
+from ollamux.system import procs
+
+_PR_SET_CHILD_SUBREAPER = 36
+_DEFAULTED = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+class Child:
+    """A process that we started (`ours`), or adopted from an earlier supervisor."""
+
+    __slots__ = ("ours", "pid", "pidfd", "start_ticks")
+
+    def __init__(self, pid: int, *, ours: bool) -> None:
+        self.pid = pid
+        self.ours = ours
+        self.pidfd = os.pidfd_open(pid)
+        seen = procs.stat(pid)
+        self.start_ticks = seen.start_ticks if seen is not None else 0
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to this very process; False where it is gone already."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def exit_status(self) -> tuple[int | None, str | None] | None:
+        """Return (exit code, signal name) once it has ended, without reaping it; None while it lives.
+
+        Of an adopted process neither is known.
+        """
+        if not self.ours:
+            return None if _alive(self.pidfd) else (None, None)
+        found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if found is None:
+            return None
+        if found.si_code == os.CLD_EXITED:
+            return found.si_status, None
+        return None, signal_name(found.si_status)
+
+    def reap(self) -> None:
+        """Collect it, after which its number may be anybody's. To be called once, after it has ended."""
+        if self.ours:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        self.close()
+
+    def close(self) -> None:
+        """Forget it without collecting it."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+def _alive(pidfd: int) -> bool:
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    # A zombie that its own parent has not collected yet is as good as gone.
+    fields = _fdinfo_pid(pidfd)
+    seen = procs.stat(fields) if fields > 0 else None
+    return seen is not None and seen.state not in ("Z", "X")
+
+
+def _fdinfo_pid(pidfd: int) -> int:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return -1
+
+
+def signal_name(number: int) -> str:
+    """Return "SIGKILL" for 9, and "signal 64" where it has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def spawn(argv: Sequence[str], env: Mapping[str, str], *, log_fd: int) -> Child:
+    """Start a program in a session of its own, its output appended to an open file, its input empty.
+
+    All signals are at their defaults in it and none is blocked; it inherits no other descriptor. Raises OSError with
+    the reason why the program could not be started.
+    """
+    pid = os.posix_spawn(
+        argv[0],
+        list(argv),
+        dict(env),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log_fd, 1),
+            (os.POSIX_SPAWN_DUP2, log_fd, 2),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=_DEFAULTED,
+    )
+    return Child(pid, ours=True)
+
+
+def become_subreaper() -> bool:
+    """Make orphaned descendants fall to this process instead of to init, so that none is lost (prctl(2))."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def close_on_exec_from(lowest: int) -> None:
+    """Keep descriptors that our own caller left open from reaching any child."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= lowest:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                pass  # the descriptor of the listing itself is closed by now
+
+
+def reap_orphan(pid: int) -> bool:
+    """Collect a child that fell to us through its parent's death; False while it lives or is not ours."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return False

@@ -1,0 +1,130 @@
+"""Private folders, atomic writes and the lock: what makes files on disk trustworthy."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from ollamux.domain.errors import DeniedError, OllamuxError, RefusedError
+
+
+def private_dir(path: str) -> None:
+    """Make a folder 0700 that is ours, or refuse: a folder others can write is no place for a control socket.
+
+    Raises DeniedError where it is a link, somebody else's, or open to others; OllamuxError where it cannot be made.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        found = os.lstat(path)
+    except OSError as error:
+        raise folder_error(path, error) from None
+    if not stat.S_ISDIR(found.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a folder"
+        raise DeniedError(f"{path} is {kind}", hint="remove it, or name another place in the environment")
+    if found.st_uid != os.getuid():
+        raise DeniedError(
+            f"{path} belongs to another user (uid {found.st_uid})", hint="remove it, or use another place"
+        )
+    if stat.S_IMODE(found.st_mode) & 0o022:
+        raise DeniedError(f"{path} can be written by others", hint=f"chmod go-w {path}")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        os.chmod(path, 0o700)
+
+
+def folder_error(path: str, error: OSError) -> OllamuxError:
+    """Say in plain words why a folder or a file in it cannot be used."""
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return DeniedError(f"cannot write {path}: {error.strerror}", hint="check who owns the folder")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OllamuxError(f"cannot write {path}: no space left", hint="free some space on that disk")
+    return OllamuxError(f"cannot write {path}: {error.strerror}")
+
+
+def write_atomic(path: str, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
+    """Replace a file as a whole, so that a reader sees the old or the new content, never a part.
+
+    With `sync` the content survives a power cut. Raises OSError.
+    """
+    temporary = f"{path}.{os.getpid()}.new"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    if sync:
+        folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read_bounded(path: str, limit: int) -> bytes | None:
+    """Return a small file's content, or None where it is missing, unreadable or larger than the limit in bytes."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        data = bytearray()
+        while chunk := os.read(fd, min(65536, limit + 1 - len(data))):
+            data += chunk
+            if len(data) > limit:
+                return None
+        return bytes(data)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+class Lock:
+    """The lock that says who is *the* supervisor. Held for life; its file is never removed."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def take(self) -> bool:
+        """Take the lock if nobody holds it. Raises RefusedError or DeniedError where the file is not usable."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR):
+                raise RefusedError(f"{self.path} is not a plain file", hint="remove it and try again") from None
+            raise folder_error(self.path, error) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return True
+
+    def holder(self) -> int | None:
+        """Return the pid that the holder wrote, for display only."""
+        text = (read_bounded(self.path, 64) or b"").decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else None
+
+    def release(self) -> None:
+        """Let go."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

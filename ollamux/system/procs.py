@@ -1,0 +1,122 @@
+"""What /proc says about processes. Read-only; whoever is signalled is decided and proven elsewhere.
+
+Everything here may race with a process that ends: a process that is gone reads as None or is left out.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Stat(NamedTuple):
+    """The part of /proc/PID/stat that matters here; ticks are clock ticks, `start` since boot (proc(5))."""
+
+    comm: str
+    state: str
+    ppid: int
+    pgid: int
+    cpu_ticks: int
+    start_ticks: int
+
+
+def _read(path: str, limit: int = 65536) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, limit)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def stat(pid: int) -> Stat | None:
+    """Return what the kernel tells of a process, zombies included."""
+    data = _read(f"/proc/{pid}/stat")
+    if not data:
+        return None
+    name, _, rest = data.rpartition(b")")
+    fields = rest.split()
+    return Stat(
+        comm=name.partition(b"(")[2].decode(errors="replace"),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        pgid=int(fields[2]),
+        cpu_ticks=int(fields[11]) + int(fields[12]),
+        start_ticks=int(fields[19]),
+    )
+
+
+def environment(pid: int) -> dict[str, str] | None:
+    """Return the environment a process was started with, or None where it is gone or not ours to read."""
+    data = _read(f"/proc/{pid}/environ", 1 << 20)
+    if data is None:
+        return None
+    pairs = (item.partition(b"=") for item in data.split(b"\0") if item)
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, _, value in pairs}
+
+
+def arguments(pid: int) -> list[str]:
+    """Return a process's argument list, empty where it is gone."""
+    data = _read(f"/proc/{pid}/cmdline") or b""
+    return [part.decode(errors="replace") for part in data.rstrip(b"\0").split(b"\0")] if data else []
+
+
+def rss_bytes(pid: int) -> int | None:
+    """Return the resident memory of a process."""
+    data = _read(f"/proc/{pid}/statm")
+    return int(data.split()[1]) * PAGE_BYTES if data else None
+
+
+def children(pid: int) -> list[int] | None:
+    """Return the children of a process, or None where this kernel does not list them."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    for thread in threads:
+        data = _read(f"/proc/{pid}/task/{thread}/children", 1 << 20)
+        if data is None:
+            if not os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+                return None
+            continue
+        found.extend(int(word) for word in data.split())
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Return all processes below one, nearest first."""
+    direct = children(pid)
+    if direct is None:
+        direct = [other for other in pids() if (seen := stat(other)) is not None and seen.ppid == pid]
+    found = list(direct)
+    for child in direct:
+        found.extend(descendants(child))
+    return found
+
+
+def pids() -> list[int]:
+    """Return every process id that /proc shows."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def boot_id() -> str:
+    """Return what tells one boot from another."""
+    return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user, or the number where it has none."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
