@@ -1,0 +1,37 @@
+"""Write an inventory as JSON and read it back: the words between the helper process and its clients. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from typing import Any
+
+from ollamux.gpu.model import Gpu, GpuProcess, Inventory
+
+SCHEMA = "ollamux.gpus/1"
+
+
+def inventory_to_json(inventory: Inventory) -> str:
+    """Write an inventory as one line."""
+    return json.dumps({"schema": SCHEMA, **asdict(inventory)}, separators=(",", ":"))
+
+
+def inventory_from_json(text: str | bytes) -> Inventory:
+    """Read an inventory back; a ValueError where the text is none."""
+    try:
+        plain = json.loads(text)
+        if plain["schema"] != SCHEMA:
+            raise ValueError(f"unknown schema {plain['schema']!r}")
+        gpus = tuple(_gpu(item) for item in plain["gpus"])
+        return Inventory(**{**_known(Inventory, plain), "gpus": gpus})
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not an inventory: {error}") from error
+
+
+def _gpu(item: dict[str, Any]) -> Gpu:
+    processes = tuple(GpuProcess(**_known(GpuProcess, process)) for process in item["processes"])
+    return Gpu(**{**_known(Gpu, item), "processes": processes})
+
+
+def _known(cls: Any, item: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: item[field.name] for field in fields(cls) if field.name in item}

@@ -1,0 +1,84 @@
+"""Read AMD cards from /sys, where the amdgpu driver shows them. Read-only; no library, no root."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ollamux.gpu.model import Gpu, Inventory
+from ollamux.gpu.pci import normal_pci
+
+DRM = Path("/sys/class/drm")
+_CARD = re.compile(r"card\d+")
+_AMD = "0x1002"
+# The rate of one lane in each generation of PCI Express.
+_GENERATIONS = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
+
+
+def read_inventory(root: Path = DRM) -> Inventory:
+    """Read all AMD cards, numbered in the order of their PCI addresses."""
+    try:
+        folders = [entry / "device" for entry in root.iterdir() if _CARD.fullmatch(entry.name)]
+    except OSError:
+        folders = []
+    cards = [(_pci(folder) or "", folder) for folder in folders if _is_amd(folder)]
+    gpus = tuple(_card(folder, index, pci) for index, (pci, folder) in enumerate(sorted(cards)))
+    return Inventory(source="sysfs" if gpus else "none", gpus=gpus)
+
+
+def _is_amd(folder: Path) -> bool:
+    """Say whether a card is AMD's, and driven by amdgpu: only that tells of its memory."""
+    return _read(folder / "vendor") == _AMD and _whole(folder / "mem_info_vram_total") is not None
+
+
+def _card(folder: Path, index: int, pci: str) -> Gpu:
+    serial = (_read(folder / "unique_id") or "").lower().removeprefix("0x")
+    has_serial = re.fullmatch(r"[0-9a-f]{1,16}", serial) is not None and int(serial, 16) != 0
+    sensors = next(iter(sorted(folder.glob("hwmon/hwmon*"))), folder)
+    millidegrees = _whole(sensors / "temp1_input")
+    speed = (_read(folder / "current_link_speed") or "").split(" ")[0]
+    return Gpu(
+        # What the ROCm runtime calls it; cards without a serial have no such name.
+        uuid=f"GPU-{serial.zfill(16)}" if has_serial else f"AMD-{pci}",
+        index=index,
+        vendor="amd",
+        name=_read(folder / "product_name") or f"AMD GPU {_read(folder / 'device') or ''}".strip(),
+        pci=pci or None,
+        memory_total_bytes=_whole(folder / "mem_info_vram_total"),
+        memory_used_bytes=_whole(folder / "mem_info_vram_used"),
+        utilization_percent=_whole(folder / "gpu_busy_percent"),
+        temperature_c=None if millidegrees is None else millidegrees // 1000,
+        power_w=_watts(sensors, "power1_average", "power1_input"),
+        power_limit_w=_watts(sensors, "power1_cap"),
+        pcie_gen=_GENERATIONS.get(speed if "." in speed else f"{speed}.0"),
+        pcie_width=_whole(folder / "current_link_width"),
+    )
+
+
+def _pci(folder: Path) -> str | None:
+    for line in (_read(folder / "uevent") or "").splitlines():
+        if line.startswith("PCI_SLOT_NAME="):
+            return normal_pci(line.partition("=")[2])
+    return None
+
+
+def _watts(sensors: Path, *names: str) -> float | None:
+    for name in names:
+        microwatts = _whole(sensors / name)
+        if microwatts is not None:
+            return microwatts / 1_000_000
+    return None
+
+
+def _whole(path: Path) -> int | None:
+    text = _read(path) or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
+
+
+def _read(path: Path) -> str | None:
+    """Read a value; a sleeping or dying card answers some with an error."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4096).decode("utf-8", "replace").strip()
+    except (OSError, ValueError):
+        return None
