@@ -147,8 +147,8 @@ def start(state: Instance, event: ev.Event, now: float) -> Step:
 
 @_leads_to()
 def keep_up(state: Instance, event: ev.StartAsked, now: float) -> Step:
-    """It runs already, and is wanted."""
-    return Step(state if state.shutting_down else replace(state, want=Want.UP))
+    """It runs already, or is about to, and is wanted: what was asked before it had a pid is taken back."""
+    return Step(state if state.shutting_down else replace(state, want=Want.UP, why=None))
 
 
 @_leads_to()
@@ -340,6 +340,8 @@ def too_slow(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     """It did not get ready in time."""
     if not _due(state, now):
         return Step(state)
+    if state.pid is None:  # the shell has not answered yet; what was asked meanwhile holds
+        return Step(_enter(state, Phase.STARTING, now=now, deadline=(DeadlineKind.START, state.start_timeout_s)))
     seen = f" ({state.reason})" if state.reason else ""
     return _take_down(
         state,

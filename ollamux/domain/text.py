@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _SIZE_UNITS = {
     "KiB": 1024,
     "MiB": 1024**2,
@@ -24,7 +24,7 @@ def parse_duration(text: str) -> float | None:
         if text.endswith(unit):
             digits = text[: -len(unit)]
             if digits.isascii() and digits.isdigit() and len(digits) <= 12:
-                seconds = int(digits) * _DURATION_UNITS[unit]
+                seconds = int(digits) * _UNIT_MS[unit] / 1000
                 return seconds if seconds <= LONGEST_S else None
             return None
     return None
@@ -37,7 +37,7 @@ def parse_size(text: str) -> int | None:
             whole, dot, fraction = text[: -len(unit)].strip().partition(".")
             if not _digits(whole) or (dot and not _digits(fraction)):
                 return None
-            size = int(float(f"{whole}.{fraction or 0}") * factor)
+            size = round(float(f"{whole}.{fraction or 0}") * factor)
             return size if size <= LARGEST_BYTES else None
     return None
 
@@ -75,6 +75,8 @@ def exact_duration(seconds: float) -> str:
 
 def exact_size(size: int) -> str:
     """Write a size so that `parse_size` reads it back, in the largest unit that is exact."""
+    if size == 0:
+        return "0GiB"
     for unit in ("GiB", "MiB", "KiB", "GB", "MB", "KB"):
         if size and size % _SIZE_UNITS[unit] == 0:
             return f"{size // _SIZE_UNITS[unit]}{unit}"
@@ -97,12 +99,16 @@ def format_size(size: int) -> str:
 
 
 _BIDI_AND_INVISIBLE = frozenset({
-    *(0x061C, 0x115F, 0x1160, 0x180E, 0x3164, 0xFEFF, 0xFFA0),
+    *(0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
+    *range(0x180B, 0x1810),
     *range(0x200B, 0x2010),
     *range(0x2028, 0x202F),
     *range(0x2060, 0x2070),
+    *range(0xFE00, 0xFE10),
     *range(0xFFF9, 0xFFFC),
-    *range(0xE0000, 0xE0080),
+    *range(0x1BCA0, 0x1BCA4),
+    *range(0x1D173, 0x1D17B),
+    *range(0xE0000, 0xE1000),
 })  # fmt: skip
 
 
@@ -115,7 +121,7 @@ def safe_text(text: str, *, limit: int | None = None) -> str:
     if not text.isascii() or not text.isprintable():
         text = "".join(map(_visible, text))
     if limit is not None and len(text) > limit:
-        text = text[: max(limit - 1, 0)] + "…"
+        text = (text[: max(limit - 1, 0)] + "…")[:limit]
     return text
 
 
@@ -124,5 +130,5 @@ def _visible(character: str) -> str:
     if code < 0x20 or 0x7F <= code < 0xA0:
         return f"\\x{code:02x}"
     if code in _BIDI_AND_INVISIBLE or 0xD800 <= code < 0xE000:
-        return f"\\u{code:04x}"
+        return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
     return character

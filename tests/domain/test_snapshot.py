@@ -1,0 +1,154 @@
+"""The object of `status -o json`: its keys are a promise, and it reads back as it was."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ollamux.domain.snapshot import (
+    VIEWS,
+    GpuView,
+    HostView,
+    InstanceModelView,
+    InstanceView,
+    ModelView,
+    ProcessView,
+    Status,
+    SupervisorView,
+    as_json,
+    from_json,
+)
+
+steady = settings(derandomize=True, deadline=None, database=None, max_examples=60)
+
+# Within `ollamux.status/1` a key may be added here, and none may ever go.
+PROMISED = {
+    "": "schema version time simulated supervisor host gpus instances models processes",
+    "supervisor": "pid state started_at config config_changed + uptime_s version",
+    "host": "name driver cuda gpus_source + gpus_error",
+    "gpus": "index uuid vendor name pci state memory_total_bytes memory_used_bytes utilization_percent temperature_c "
+    "power_w power_limit_w pcie_gen pcie_width instances age_s",
+    "instances": "name wanted phase health reason next_action next_at since pid generation restarts adopted exit host "
+    "port url ollama_version gpus pinning rss_bytes models + warnings",
+    "instances.models": "name size_bytes size_vram_bytes context_length expires_at",
+    "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers",
+    "processes": "gpu pid kind instance name memory_bytes",
+}
+LISTS = ("gpus", "instances", "models", "processes")
+
+
+def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+def some(view: type, **given_as: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Build a view from its annotations; what JSON must keep apart (a tuple, a dict) is given."""
+    simple: dict[str, st.SearchStrategy[Any]] = {
+        "int": st.integers(0, 1 << 50), "str": st.text(max_size=8), "bool": st.booleans(),
+        "float": st.floats(0, 1e6), "int | None": maybe(st.integers(0, 1 << 50)),
+        "str | None": maybe(st.text(max_size=8)), "float | None": maybe(st.floats(0, 1e6)),
+        "tuple[str, ...]": st.lists(st.text(max_size=8), max_size=2).map(tuple),
+    }  # fmt: skip
+    fields = {name: simple[kind] for name, kind in view.__annotations__.items() if name not in given_as}
+    return st.builds(view, **fields, **given_as)
+
+
+def several(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(strategy, max_size=2).map(tuple)
+
+
+EXITS = st.sampled_from((None, {"code": 1, "at": "2026-01-31T12:00:00Z"}, {"signal": "SIGKILL", "at": "…"}))
+STATUS = some(
+    Status,
+    supervisor=maybe(some(SupervisorView)),
+    host=some(HostView),
+    gpus=several(some(GpuView)),
+    instances=several(some(InstanceView, exit=EXITS, models=several(some(InstanceModelView)))),
+    models=several(some(ModelView, layers=st.sampled_from((None, {"offloaded": 37, "total": 37})))),
+    processes=several(some(ProcessView)),
+)
+
+FULL = Status(
+    version="0.1.0", time="2026-01-31T12:00:00.000Z", simulated=False,
+    supervisor=SupervisorView(
+        pid=4242, state="running", started_at="2026-01-31T11:00:00Z", config="/c.toml", config_changed=False,
+        uptime_s=3600.0, version="0.1.0",
+    ),
+    host=HostView(name="box", driver="580.95.05", cuda="13.0", gpus_source="nvml", gpus_error=None),
+    gpus=(GpuView(
+        index=0, uuid="GPU-1", vendor="nvidia", name="RTX 3090", pci="0000:65:00.0", state="ok",
+        memory_total_bytes=1 << 34, memory_used_bytes=0, utilization_percent=0, temperature_c=41, power_w=12.5,
+        power_limit_w=350.0, pcie_gen=4, pcie_width=16, instances=("gpu0",), age_s=0.4,
+    ),),
+    instances=(InstanceView(
+        name="gpu0", wanted="up", phase="READY", health="ok", reason=None, next_action=None, next_at=None,
+        since="2026-01-31T11:00:00Z", pid=4300, generation=3, restarts=2, adopted=False, exit={"code": 1},
+        host="127.0.0.1", port=11435, url="http://127.0.0.1:11435", ollama_version="0.32.15", gpus=("GPU-1",),
+        pinning="proven", rss_bytes=1 << 28,
+        models=(InstanceModelView(
+            name="qwen3:8b", size_bytes=1, size_vram_bytes=1, context_length=8192, expires_at=None),),
+        warnings=("open to the network",),
+    ),),
+    models=(ModelView(
+        instance="gpu0", name="qwen3:8b", digest=None, size_bytes=1, size_vram_bytes=1, context_length=8192,
+        expires_at=None, layers={"offloaded": 37, "total": 37},
+    ),),
+    processes=(ProcessView(gpu="GPU-1", pid=4311, kind="runner", instance="gpu0", name="llama", memory_bytes=None),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PROMISED)
+def test_the_keys_are_the_promised_ones(part: str) -> None:
+    plain: Any = as_json(FULL)
+    for step in filter(None, part.split(".")):
+        plain = plain[step]
+        plain = plain[0] if isinstance(plain, list) else plain
+    assert set(plain) == set(PROMISED[part].replace("+ ", "").split())
+
+
+def test_the_object_says_which_schema_it_is_first() -> None:
+    assert next(iter(as_json(FULL).items())) == ("schema", "ollamux.status/1")
+
+
+def test_the_unknown_is_null_and_the_known_is_plain() -> None:
+    written = json.loads(json.dumps(as_json(FULL)))
+    assert written["processes"][0]["memory_bytes"] is None
+    assert written["models"][0]["digest"] is None
+    assert written["gpus"][0]["memory_used_bytes"] == 0
+    assert written["instances"][0]["exit"] == {"code": 1}
+    assert written["gpus"][0]["instances"] == ["gpu0"]
+
+
+def test_without_a_supervisor_it_is_null() -> None:
+    bare = Status(version="0", time="t", simulated=False, supervisor=None, host=FULL.host)
+    assert as_json(bare)["supervisor"] is None
+    assert from_json(as_json(bare)) == bare
+
+
+@steady
+@given(STATUS)
+def test_it_reads_back_as_it_was(status: Status) -> None:
+    assert from_json(json.loads(json.dumps(as_json(status)))) == status
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_view_leaves_the_other_lists_out(view: str) -> None:
+    plain = as_json(FULL, view)
+    assert set(plain) & set(LISTS) == {view}
+    assert plain[view] == as_json(FULL)[view]
+    assert set(plain) - set(LISTS) == set(PROMISED[""].split()) - set(LISTS)
+    read = from_json(plain)
+    assert getattr(read, view) == getattr(FULL, view)
+    assert not any(getattr(read, other) for other in LISTS if other != view)
+
+
+def test_keys_of_a_later_version_are_ignored() -> None:
+    plain = json.loads(json.dumps(as_json(FULL)))
+    for part in (plain, plain["supervisor"], plain["host"], *(plain[name][0] for name in LISTS)):
+        part["of_a_later_version"] = {"a": [1]}
+    plain["instances"][0]["models"][0]["of_a_later_version"] = 1
+    assert from_json(plain) == FULL
