@@ -1,0 +1,92 @@
+"""The outcome of reading a configuration, kept for exactly these bytes: validation costs more than all else at start.
+
+What is kept is used only if the text, the versions and the ports we may listen on are the same; whatever is odd about
+it, the file is read afresh. Nothing slow may be imported here: no tomllib, no pydantic, no difflib, no hashlib.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+from ollamux import __version__
+from ollamux.config.codec import fleet_from_json, fleet_to_json
+from ollamux.config.source import first_open_port
+from ollamux.domain.spec import FleetSpec
+
+_FORMAT = 1
+_LARGEST = 8 * 1024 * 1024
+
+
+def load_fleet(source: bytes, file: str, cache: Path | None) -> FleetSpec:
+    """Return the fleet that a configuration asks for, from the cache where it was read before.
+
+    Raises `ConfigInvalid`, as `parse` does; only valid configurations are kept.
+    """
+    open_port = first_open_port()
+    key = _key(source, open_port)
+    if cache is not None and key is not None:
+        kept = _kept(cache, key)
+        if kept is not None:
+            return kept
+    from ollamux.config.load import parse  # slow, and not needed where the cache has it
+
+    fleet = parse(source, file, open_port=open_port)
+    if cache is not None and key is not None:
+        _keep(cache, {**key, "fleet": fleet_to_json(fleet)})
+    return fleet
+
+
+def _key(source: bytes, open_port: int) -> dict[str, Any] | None:
+    try:
+        text = source.decode()
+    except UnicodeDecodeError:
+        return None
+    return {
+        "format": _FORMAT,
+        "ollamux": __version__,
+        "python": sys.version,
+        "open_port": open_port,
+        "source": text,
+    }
+
+
+def _kept(cache: Path, key: dict[str, Any]) -> FleetSpec | None:
+    try:
+        descriptor = os.open(cache, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022 and stat.S_ISREG(status.st_mode)
+            if not ours or status.st_size > _LARGEST:
+                return None
+            kept = json.loads(file.read(_LARGEST))
+        plain = kept.pop("fleet")
+        return fleet_from_json(plain) if kept == key else None
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None  # a damaged cache is no cache
+
+
+def _keep(cache: Path, content: dict[str, Any]) -> None:
+    """Replace the cache as a whole, readable for us alone: the text may hold secrets."""
+    temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return  # no cache is slower, and nothing else
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        os.replace(temporary, cache)
+    except OSError:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # it was never there, or the disk is past caring

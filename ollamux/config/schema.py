@@ -1,0 +1,329 @@
+"""The shape of the file: every table and key with its rule, default and words. The only module that knows pydantic.
+
+Fields are called as in the specification and carry the TOML key as alias, so that what is set in the file can be
+handed to the specification as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    WrapValidator,
+)
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from ollamux.config import rules, words
+from ollamux.config.keys import ANY, default_of, key_of, written
+from ollamux.config.refs import GPU_PATTERN, GPU_RULE, HIGHEST_INDEX, parse_ref
+from ollamux.config.rules import Rule, Wrong, kind
+from ollamux.domain.spec import (
+    FaultPolicy,
+    GpuRef,
+    HealthSpec,
+    InstanceSpec,
+    OnDeath,
+    OnFault,
+    RestartPolicy,
+    RestartSpec,
+    SupervisorSpec,
+)
+
+MOST_INSTANCES = 256
+SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _By:
+    """Lets one of our rules be the whole validation and the whole JSON Schema of a value."""
+
+    rule: Rule
+
+    def __get_pydantic_core_schema__(self, source: Any, resolve: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.rule.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, resolve: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**self.rule.schema, "$comment": self.rule.says}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    """Replaces the JSON Schema that pydantic would draw."""
+
+    schema: dict[str, Any]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, resolve: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return dict(self.schema)
+
+
+def _gpus(value: object, each: Any) -> Any:
+    if value == ANY:
+        return ANY
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Wrong(f"must be a list: gpus = [{value}]")
+    if isinstance(value, str):
+        if value.lower() in ("cpu", "none", ""):
+            raise Wrong("must be a list", "for CPU only write gpus = []")
+        if re.fullmatch(GPU_PATTERN[1:-1], value):
+            raise Wrong(f'must be a list: gpus = ["{value}"]')
+        raise Wrong('must be a list as [0] or ["GPU-…"], [] for CPU only, or "any" for no pinning')
+    if not isinstance(value, list):
+        raise Wrong(f'must be a list, or "any" for no pinning, not {kind(value)}')
+    return each(value)
+
+
+_GPUS_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "array",
+            "uniqueItems": True,
+            "items": {
+                "anyOf": [
+                    {"type": "integer", "minimum": 0, "maximum": HIGHEST_INDEX},
+                    {"type": "string", "pattern": GPU_PATTERN},
+                ]
+            },
+        },
+        {"const": ANY},
+    ],
+    "$comment": 'list of index, "GPU-…", "MIG-…", PCI bus id or "amd:0"; `[]`; `"any"`',
+}
+
+Gpu = Annotated[GpuRef, _By(Rule(check=parse_ref, schema={}, says=GPU_RULE))]
+Gpus = Annotated[tuple[Gpu, ...], WrapValidator(_gpus), _Drawn(_GPUS_SCHEMA)]
+Env = Annotated[
+    dict[Annotated[str, _By(words.VARIABLE)], Annotated[str, _By(words.CONTENT)]],
+    _Drawn({**words.ENV_SCHEMA, "$comment": "table of variables, each value in quotes"}),
+]
+Flag = Annotated[bool, _By(rules.BOOLEAN)]
+Time = Annotated[float, _By(rules.duration())]
+Port = Annotated[int, _By(rules.integer(1, 65535))]
+Count = Annotated[int, _By(rules.integer(1, 256))]
+OnFaultWord = Annotated[FaultPolicy, _By(rules.choice(FaultPolicy))]
+
+
+def _notify(value: object, each: Any) -> Any:
+    argv: tuple[str, ...] = each(value)
+    if argv and not argv[0].startswith("/"):
+        raise Wrong(
+            'the program must be an absolute path, as "/usr/local/bin/tell-me"', "arguments are further entries"
+        )
+    return argv
+
+
+Notify = Annotated[
+    tuple[Annotated[str, _By(words.ARGUMENT)], ...],
+    WrapValidator(_notify),
+    _Drawn(
+        {
+            "$comment": "list: absolute path, then arguments",
+            "type": "array",
+            "items": dict(words.ARGUMENT.schema),
+            "prefixItems": [{"type": "string", "pattern": "^/"}],
+        }
+    ),
+]
+
+
+def _version(value: object) -> int:
+    if isinstance(value, bool) or value != 1 or not isinstance(value, int):
+        newer = isinstance(value, int) and not isinstance(value, bool) and value > 1
+        hint = "the file was written for a newer ollamux" if newer else "write version = 1"
+        raise Wrong("must be 1, the only version of this format", hint)
+    return 1
+
+
+_VERSION = Rule(check=_version, schema={"type": "integer", "const": 1}, says="1")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def _key(spec: type, field: str, says: str) -> Any:
+    """A key that may be left out: its default comes from the specification."""
+    default = default_of(spec, field)
+    extra = {} if default is None else {"default": written(field, default)}
+    name = key_of(field)
+    return Field(default=default, alias=name, title=name, description=says, json_schema_extra={**extra, "title": name})
+
+
+class HealthTable(_Table):
+    """How an instance is checked."""
+
+    interval_s: Time = _key(HealthSpec, "interval_s", "Time between two checks; an hour is as good as off.")
+    timeout_s: Time = _key(HealthSpec, "timeout_s", "An answer that takes longer counts as a miss.")
+    failures: Annotated[int, _By(rules.integer(1, 100))] = _key(
+        HealthSpec, "failures", "Misses in a row that make an instance UNHEALTHY."
+    )
+    unhealthy_timeout_s: Annotated[float, _By(rules.duration(zero="the remedy at once"))] = _key(
+        HealthSpec, "unhealthy_timeout_s", "UNHEALTHY for so long, then it is restarted."
+    )
+    start_timeout_s: Time = _key(HealthSpec, "start_timeout_s", "Not READY after so long, then it is started again.")
+
+
+class RestartTable(_Table):
+    """How an instance comes back."""
+
+    policy: Annotated[RestartPolicy, _By(rules.choice(RestartPolicy))] = _key(
+        RestartSpec, "policy", 'Restart one that ended by itself: "always", "on-failure", "never".'
+    )
+    first_s: Annotated[float, _By(rules.duration(zero="at once"))] = _key(
+        RestartSpec, "first_s", "Delay before the first restart."
+    )
+    base_s: Time = _key(RestartSpec, "base_s", "Delay before the second restart; it grows from there.")
+    factor: Annotated[float, _By(rules.number(1, 100))] = _key(
+        RestartSpec, "factor", "Each further restart waits so many times longer."
+    )
+    cap_s: Time = _key(RestartSpec, "cap_s", "No restart waits longer than this.")
+    failure_limit: Annotated[int, _By(rules.integer(0, 1000))] = _key(
+        RestartSpec, "failure_limit", "Short runs in a row that make it FAILED; 0 never gives up."
+    )
+    stable_for_s: Annotated[float, _By(rules.duration(zero="as soon as it is READY"))] = _key(
+        RestartSpec, "stable_for_s", "READY for so long: earlier failures are forgotten."
+    )
+    stop_timeout_s: Annotated[float, _By(rules.duration(zero="killed at once"))] = _key(
+        RestartSpec, "stop_timeout_s", "Time to end by itself before it is killed."
+    )
+    retry_failed_s: Time = _key(RestartSpec, "retry_failed_s", "A FAILED instance is tried again at this pace.")
+
+
+class OnTable(_Table):
+    """What to do about a proven device fault: tell, restart (once per incident) or stop."""
+
+    cpu_fallback: OnFaultWord = _key(OnFault, "cpu_fallback", "It computes on the CPU, though it has a GPU.")
+    wrong_gpu: OnFaultWord = _key(OnFault, "wrong_gpu", "It runs on another GPU than it should.")
+    spill: OnFaultWord = _key(OnFault, "spill", "Part of a model is in host memory.")
+
+
+class DefaultsTable(_Table):
+    """What holds for every instance that does not say otherwise."""
+
+    enabled: Flag = _key(InstanceSpec, "enabled", "false keeps an instance down for good.")
+    share_gpu: Flag = _key(InstanceSpec, "share_gpu", "Its GPUs may be in other instances that say true, too.")
+    ollama: Annotated[str, _By(words.PROGRAM)] = _key(
+        InstanceSpec, "ollama", "The program: a name on PATH, or its path."
+    )
+    host: Annotated[str, _By(words.HOST)] = _key(
+        InstanceSpec, "host", "Address to listen on. Beware of 0.0.0.0: ollama asks no password."
+    )
+    allow_lan: Flag = _key(InstanceSpec, "allow_lan", "No warning about an address that others can reach.")
+    store: Annotated[str, _By(words.FOLDER)] | None = _key(InstanceSpec, "store", "Folder of the models.")
+    context_length: Annotated[int, _By(rules.integer(256, 16_777_216))] = _key(
+        InstanceSpec, "context_length", "Tokens of context where a request asks for none."
+    )
+    num_parallel: Count | None = _key(InstanceSpec, "num_parallel", "Requests that a model serves at once.")
+    max_loaded_models: Count | None = _key(InstanceSpec, "max_loaded_models", "Models in memory at once.")
+    keep_alive_s: Annotated[float, _By(words.KEEP_ALIVE)] | None = _key(
+        InstanceSpec, "keep_alive_s", "An idle model stays loaded for so long."
+    )
+    kv_cache_type: Annotated[str, _By(rules.one_of("f16", "q8_0", "q4_0"))] | None = _key(
+        InstanceSpec, "kv_cache_type", 'Context in memory: "f16", "q8_0" is half of it, "q4_0" a quarter.'
+    )
+    flash_attention: Flag | None = _key(
+        InstanceSpec, "flash_attention", "Forced on or off; a q8_0 or q4_0 cache needs it."
+    )
+    headroom_bytes: Annotated[int, _By(rules.size(1024**2, zero="none"))] | None = _key(
+        InstanceSpec, "headroom_bytes", "Memory kept free on each GPU."
+    )
+    cache_ram_bytes: Annotated[int, _By(rules.size(1024**2, zero="no cache"))] = _key(
+        InstanceSpec, "cache_ram_bytes", "Host memory that each runner may use to cache prompts."
+    )
+    preload: tuple[Annotated[str, _By(words.MODEL)], ...] = _key(
+        InstanceSpec, "preload", "Models to load at start and to keep loaded."
+    )
+    env: Env = Field(
+        default_factory=dict,
+        title="env",
+        description="Further variables for ollama; defaults and instance are merged.",
+        json_schema_extra={"title": "env", "default": {}},
+    )
+    health: HealthTable = Field(default_factory=HealthTable)
+    restart: RestartTable = Field(default_factory=RestartTable)
+    on: OnTable = Field(default_factory=OnTable)
+
+
+class InstanceTable(DefaultsTable):
+    """One supervised `ollama serve`; its name is the name of the table."""
+
+    gpus: Gpus = Field(
+        title="gpus", description='Its GPUs: a list of references, [] for CPU only, or "any" for no pinning.'
+    )
+    port: Port = Field(title="port", description="Port to listen on.")
+
+
+class SupervisorTable(_Table):
+    """What concerns the whole fleet."""
+
+    max_parallel_starts: Annotated[int, _By(rules.integer(0, 256))] = _key(
+        SupervisorSpec, "max_parallel_starts", "Instances that start at the same time; 0 starts all at once."
+    )
+    on_death: Annotated[OnDeath, _By(rules.choice(OnDeath))] = _key(
+        SupervisorSpec, "on_death", 'When the supervisor is killed: "keep" the instances or "stop" them.'
+    )
+    log_max_bytes: Annotated[int, _By(rules.size(4096))] = _key(
+        SupervisorSpec, "log_max_bytes", "The log of an instance is rotated at this size."
+    )
+    log_keep: Annotated[int, _By(rules.integer(0, 100))] = _key(
+        SupervisorSpec, "log_keep", "Rotated logs kept of each instance."
+    )
+    notify: Notify = _key(
+        SupervisorSpec,
+        "notify",
+        "Program run when something fails or recovers, the event on its input.",
+    )
+
+
+Instances = Annotated[
+    dict[str, InstanceTable],
+    Field(
+        json_schema_extra={
+            "minProperties": 1,
+            "maxProperties": MOST_INSTANCES,
+            "propertyNames": {"pattern": words.NAME_PATTERN, "not": {"enum": list(words.RESERVED_NAMES)}},
+        }
+    ),
+]
+
+
+class Document(_Table):
+    """The configuration of ollamux: which GPUs, which ports, and how the instances are kept running."""
+
+    version: Annotated[int, _By(_VERSION)] = Field(title="version", description="Version of this format.")
+    supervisor: SupervisorTable = Field(default_factory=SupervisorTable)
+    defaults: DefaultsTable = Field(default_factory=DefaultsTable)
+    instances: Instances = Field(title="instances", description="One table for each instance, [instances.NAME].")
+
+
+class _Plain(GenerateJsonSchema):
+    """TOML has no null: a key is there or it is not."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+
+def validate(data: dict[str, Any]) -> tuple[Document | None, list[Any]]:
+    """Return the document, or everything that pydantic has against it."""
+    try:
+        return Document.model_validate(data), []
+    except ValidationError as error:
+        return None, list(error.errors(include_url=False))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the configuration file."""
+    schema = Document.model_json_schema(schema_generator=_Plain)
+    for table in (schema, *schema["$defs"].values()):
+        for key in table.get("properties", {}).values():
+            if "default" in key and key["default"] is None:
+                del key["default"]
+    return {"$schema": SCHEMA_DIALECT, **schema, "title": "ollamux configuration"}

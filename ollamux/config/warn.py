@@ -1,0 +1,38 @@
+"""What is allowed, but a person should know about. Nothing here stops anything."""
+
+from __future__ import annotations
+
+from ollamux.domain.spec import FleetSpec, InstanceSpec
+
+
+def warnings(fleet: FleetSpec) -> tuple[str, ...]:
+    """Return what to tell about a valid configuration, one sentence each."""
+    told = [f"{spec.name}: {text}" for spec in fleet.instances if spec.enabled for text in _of(spec)]
+    if not any(spec.enabled for spec in fleet.instances):
+        told.append("every instance has enabled = false: there is nothing to run")
+    return tuple(told)
+
+
+def _of(spec: InstanceSpec) -> list[str]:
+    told: list[str] = []
+    if not is_loopback(spec.host) and not spec.allow_lan:
+        told.append(
+            f"host {spec.host} lets everybody who reaches this machine use, load and delete models; "
+            "ollama asks no password (allow_lan = true says that it is meant)"
+        )
+    env = dict(spec.env)
+    if any(origin.strip(" \"'") == "*" for origin in env.get("OLLAMA_ORIGINS", "").split(",")):
+        told.append("OLLAMA_ORIGINS=* lets every web page that a user opens talk to ollama; list the pages instead")
+    if "LLAMA_API_KEY" in env:
+        told.append("LLAMA_API_KEY makes every request fail: ollama cannot pass it to its runners")
+    if spec.max_loaded_models is not None and len(spec.preload) > spec.max_loaded_models:
+        told.append(
+            f"preload names {len(spec.preload)} models, but max_loaded_models is {spec.max_loaded_models}: "
+            "they would push each other out"
+        )
+    return told
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine only."""
+    return host.startswith("127.") or host == "::1"
