@@ -1,8 +1,8 @@
 """A simulated box on disk: its cards, who uses them, and which faults are set; and the reader that acts as the driver.
 
 A box is a folder: `cards.json`, `usage/<pid>.json` written by simulated runners, `faults/<fault>@<target>`. Nothing
-here starts a process or decides what a fault does. A usage file counts only while the very process that wrote it lives, so
-memory is free the moment a runner is gone, as on a real card.
+here starts a process or decides what a fault does. A usage file counts only while the very process that wrote it
+lives, so memory is free the moment a runner is gone, as on a real card.
 """
 
 from __future__ import annotations

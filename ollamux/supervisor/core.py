@@ -14,7 +14,7 @@ from ollamux.domain.commands import Command
 from ollamux.domain.instance import Instance
 from ollamux.domain.machine import step
 from ollamux.domain.phases import SERVING, Phase
-from ollamux.domain.spec import FleetSpec
+from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.domain.text import format_duration
 from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.unit import Unit
@@ -139,8 +139,13 @@ class Core:
 
 def url(unit: Unit) -> str:
     """Return the address that clients of an instance use."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(unit.spec.host, unit.spec.host)  # noqa: S104 - compared
-    return f"http://[{host}]:{unit.spec.port}" if ":" in host else f"http://{host}:{unit.spec.port}"
+    return url_of(unit.spec)
+
+
+def url_of(spec: InstanceSpec) -> str:
+    """Return the address that clients of such an instance would use."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(spec.host, spec.host)  # noqa: S104 - compared
+    return f"http://[{host}]:{spec.port}" if ":" in host else f"http://{host}:{spec.port}"
 
 
 def next_action(unit: Unit) -> str | None:

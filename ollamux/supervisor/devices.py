@@ -43,7 +43,12 @@ class Devices:
     def judge_start(self, unit: Unit) -> bool:
         """Judge the start-up log; True where the instance may be called ready."""
         if unit.verdict is None or unit.verdict.proof is Proof.PLANNED:
-            unit.verdict = judge_devices(unit.device_lines, unit.gpus, pinning=unit.spec.pinning, era=unit.era)
+            planned = unit.gpus
+            if unit.spec.pinning is Pinning.ANY and self._gpus.inventory is not None:
+                planned = self._gpus.inventory.gpus
+            unit.verdict = judge_devices(
+                unit.device_lines, planned, pinning=unit.spec.pinning, era=unit.era, served=True
+            )
         verdict = unit.verdict
         if verdict.proof is Proof.CPU:
             return self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, _cited(verdict))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import assert_never
 
 from ollamux.domain import commands as cm
@@ -26,7 +27,7 @@ class Effects:
     def __init__(self, core: Core, starter: Starter) -> None:
         self._core = core
         self._starter = starter
-        self.own_children: set[int] = set()
+        self.collected_elsewhere: Callable[[], frozenset[int]] = frozenset
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
 
@@ -64,7 +65,7 @@ class Effects:
 
     def _known(self) -> set[int]:
         leaders = {unit.child.pid for unit in self._core.units.values() if unit.child is not None}
-        return leaders | self.own_children
+        return leaders | self.collected_elsewhere()
 
     def _signal_leader(self, unit: Unit, number: int) -> None:
         if unit.child is not None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ollamux.domain.spec import Pinning
 from ollamux.gpu.allocation import allowed
-from ollamux.gpu.client import GpuReader
 from ollamux.gpu.model import Gpu, Inventory
 from ollamux.gpu.resolve import resolve, shared_gpus
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic
 from ollamux.system.loop import Timer
+
+if TYPE_CHECKING:
+    from ollamux.gpu.client import GpuReader
 
 SAMPLE_INTERVAL_S = 5.0
 
@@ -23,29 +27,37 @@ class Gpus:
 
     RESOURCE = "the list of GPUs"
 
-    def __init__(self, core: Core, reader: GpuReader, *, env: Mapping[str, str]) -> None:
+    def __init__(self, core: Core, *, source: str, box: str | None, env: Mapping[str, str]) -> None:
         self._core = core
-        self._reader = reader
+        self._source = source
+        self._box = box
         self._env = env
+        self._reader: GpuReader | None = None
         self._deadline: Timer | None = None
         self._watched = -1
         self.inventory: Inventory | None = None
+        self.machine: Inventory | None = None
         self.sampled_at: float | None = None
         self.listeners: list[Callable[[], None]] = []
 
     @property
     def trouble(self) -> str | None:
         """Why the GPUs cannot be read at present, in plain words."""
-        return self._reader.trouble
+        return None if self._reader is None else self._reader.trouble
 
     @property
-    def helper_pid(self) -> int | None:
-        """The helper process, which is our own child."""
-        return self._reader.pid
+    def own_pids(self) -> frozenset[int]:
+        """Children of ours that the reader collects itself."""
+        return frozenset() if self._reader is None else self._reader.pids
 
     def begin(self) -> None:
-        """Ask for the first list."""
-        self._ask()
+        """Ask for the first list. What starts the helper is imported only now: instances come first."""
+        from ollamux.gpu.client import GpuReader
+        from ollamux.gpu.spawn import helper_spawn
+
+        self._reader = GpuReader()
+        self._reader.start(helper_spawn(self._source, None if self._box is None else Path(self._box)))
+        self._ask(self._reader)
 
     def current(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Return the newest samples of devices, in the same order; a device that is gone keeps its last one."""
@@ -69,59 +81,68 @@ class Gpus:
             found[unit.name] = tuple(gpu.uuid for gpu in gpus)
         return found
 
-    def _ask(self) -> None:
-        now = monotonic()
-        self._reader.ask(now)
-        self._watch()
-        deadline = self._reader.deadline()
+    def _ask(self, reader: GpuReader) -> None:
+        reader.ask(monotonic())
+        self._watch(reader)
+        deadline = reader.deadline()
         if deadline is None:
-            self._answered()  # it could not even be asked; what is known of it is in `trouble`
+            self._answered(reader)  # it could not even be asked; what is known of it is in `trouble`
         else:
-            self._deadline = self._core.loop.call_at(deadline, self._expired)
+            self._deadline = self._core.loop.call_at(deadline, lambda: self._expired(reader))
 
-    def _watch(self) -> None:
-        fd = self._reader.fileno()
+    def _watch(self, reader: GpuReader) -> None:
+        fd = reader.fileno()
         if self._watched >= 0 and self._watched != fd:
             self._core.loop.unwatch(self._watched)
         if fd >= 0 and fd != self._watched:
-            self._core.loop.watch(fd, read=self._readable)
+            self._core.loop.watch(fd, read=lambda: self._readable(reader))
         self._watched = fd
 
-    def _readable(self) -> None:
-        fd = self._reader.fileno()
-        found = self._reader.on_readable(monotonic())
-        if self._reader.fileno() != fd:
-            self._core.loop.unwatch(fd)
+    def _unwatch(self) -> None:
+        if self._watched >= 0:
+            self._core.loop.unwatch(self._watched)
             self._watched = -1
-        if found is not None or self._reader.deadline() is None:
-            self._answered()
 
-    def _expired(self) -> None:
-        fd = self._reader.fileno()
-        if fd >= 0:
-            self._core.loop.unwatch(fd)
-            self._watched = -1
-        self._reader.expire(monotonic())
-        self._answered()
+    def _readable(self, reader: GpuReader) -> None:
+        watched = self._watched
+        found = reader.on_readable(monotonic())
+        if reader.fileno() != watched:
+            self._unwatch()
+        if found is not None or reader.deadline() is None:
+            self._answered(reader)
 
-    def _answered(self) -> None:
+    def _expired(self, reader: GpuReader) -> None:
+        self._unwatch()
+        reader.expire(monotonic())
+        self._answered(reader)
+
+    def _answered(self, reader: GpuReader) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         first = self.inventory is None
-        self.inventory = allowed(self._reader.last, self._env)
-        if self._reader.last_at is None and self._reader.trouble is not None:
-            self.inventory = replace(self.inventory, error=self._reader.trouble)
-        self.sampled_at = self._reader.last_at
-        self._core.loop.call_later(SAMPLE_INTERVAL_S, self._ask)
+        self.machine = reader.last
+        self.inventory = allowed(self.machine, self._env)
+        if reader.last_at is None and reader.trouble is not None:
+            self.inventory = replace(self.inventory, error=reader.trouble)
+        self.sampled_at = reader.last_at
+        if self._needed(reader):
+            self._core.loop.call_later(SAMPLE_INTERVAL_S, lambda: self._ask(reader))
+        else:
+            self.close()
         if first:
             self._core.free(self.RESOURCE)
         for listener in self.listeners:
             listener()
 
+    def _needed(self, reader: GpuReader) -> bool:
+        """Whether there is anything to look at: a box without cards, and without a wish for one, is left alone."""
+        if self.inventory is None or self.inventory.gpus or reader.trouble is not None:
+            return True
+        return any(unit.spec.pinning is Pinning.GPUS for unit in self._core.units.values())
+
     def close(self) -> None:
         """End the helper."""
-        if self._watched >= 0:
-            self._core.loop.unwatch(self._watched)
-            self._watched = -1
-        self._reader.close()
+        self._unwatch()
+        if self._reader is not None:
+            self._reader.stop()

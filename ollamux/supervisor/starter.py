@@ -123,7 +123,7 @@ class Starter:
         inventory = self._gpus.inventory
         if inventory is None:
             return self._gpus.RESOURCE, "waits for the list of GPUs", None
-        found = resolve(unit.spec, inventory)
+        found = resolve(unit.spec, inventory, machine=self._gpus.machine)
         if found.problem is None:
             unit.gpus = found.gpus
             clash = self._gpus.clash(unit)

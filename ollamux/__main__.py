@@ -1,0 +1,79 @@
+"""The command `ollamux`. What must be quick is answered here, before typer, TOML or JSON is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_VIEWS = ("gpus", "instances", "models", "processes")
+_FORMS = ("table", "wide", "json")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        code = _status(sys.argv[1:])
+        if code is None:
+            code = _up(sys.argv[1:])
+        if code is None:
+            from ollamux.cli.app import run
+
+            code = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        from ollamux.cli.screen import hush
+
+        hush()
+        code = 0
+    sys.exit(code)
+
+
+def _status(words: list[str]) -> int | None:
+    """Answer a plain `status` from the running supervisor, which draws it; None where that is not possible."""
+    if not words or words[0] != "status":
+        return None
+    view, form, simulated = None, "table", False
+    rest = iter(words[1:])
+    for word in rest:
+        if word in _VIEWS and view is None:
+            view = word
+        elif word in ("-o", "--output"):
+            form = next(rest, "")
+        elif word == "--simulated":
+            simulated = True
+        else:
+            return None
+    if form not in _FORMS:
+        return None
+    from ollamux.cli import screen
+    from ollamux.protocol.client import connect, draw_request, drawn, exchange
+
+    env = os.environ
+    connection = connect(env, simulated=simulated)
+    if connection is None:
+        return None
+    request = draw_request(
+        view=view, form=form, width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env)
+    )
+    try:
+        answer = drawn(exchange(connection, request))
+    except OSError:
+        return None
+    if answer is None:
+        return None
+    screen.write(answer[1])
+    return answer[0]
+
+
+def _up(words: list[str]) -> int | None:
+    """Start a supervisor at once where nothing but a file is named that was found valid before."""
+    if words[:1] != ["up"] or len(words) not in (1, 3) or (len(words) == 3 and words[1] != "--config"):
+        return None
+    from ollamux.cli.quick import up
+
+    return up(words[2] if len(words) == 3 else None)
+
+
+if __name__ == "__main__":
+    main()

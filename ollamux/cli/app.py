@@ -1,0 +1,366 @@
+"""The commands and their words. Nothing is done here: each command imports what does it, and returns its exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ollamux import __version__
+from ollamux.cli import screen
+from ollamux.domain.errors import Exit, OllamuxError
+from ollamux.render.errors import error_text
+
+EXIT_CODES = (
+    "Exit codes: 0 done, and for status every wanted instance READY and not degraded; 1 internal error; 2 usage; "
+    "3 not running; 4 configuration invalid; 5 not found (instance, GPU, file, ollama); 6 degraded or failed; "
+    "7 refused or conflicting; 8 timed out; 9 permission."
+)
+
+app = typer.Typer(
+    name="ollamux",
+    help="Launch, supervise and watch one ollama server per GPU.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+config_app = typer.Typer(
+    help="Look at the configuration: is it right, what is in force, where is it.", rich_markup_mode=None
+)
+app.add_typer(config_app, name="config", epilog=EXIT_CODES)
+
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="The configuration file.")]
+Simulated = Annotated[bool, typer.Option("--simulated", help="Mean the simulation, not the real thing.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on success; for cron.")]
+Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to the question.")]
+
+
+def instance_names(incomplete: str) -> list[str]:
+    """Return the instances whose names begin so, for completion in a shell."""
+    from ollamux.cli.names import known_names
+
+    return [name for name in known_names() if name.startswith(incomplete)]
+
+
+def fault_names(incomplete: str) -> list[str]:
+    """Return the faults whose names begin so, for completion in a shell."""
+    from ollamux.simulation.faults import FAULTS
+
+    return [name for name in FAULTS if name.startswith(incomplete)]
+
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Instances, by name or glob.", autocompletion=instance_names),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        screen.write(f"ollamux {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Launch, supervise and watch one ollama server per GPU."""
+
+
+@app.command(epilog=EXIT_CODES)
+def init(
+    config: Config = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print the file instead of writing it.")] = False,
+) -> int:
+    """Write a commented configuration for the GPUs of this machine, one instance each."""
+    from ollamux.cli.configuration import init
+
+    return init(config, force=force, stdout=stdout)
+
+
+@config_app.command("check", epilog=EXIT_CODES)
+def config_check(
+    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="The file to judge.")] = None,
+    config: Config = None,
+    here: Annotated[bool, typer.Option("--here", help="Also require its GPUs and programs on this machine.")] = False,
+    quiet: Quiet = False,
+) -> int:
+    """Say every problem of a configuration file at once."""
+    from ollamux.cli.configuration import check
+
+    return check(file or config, here=here, quiet=quiet)
+
+
+@config_app.command("show", epilog=EXIT_CODES)
+def config_show(
+    config: Config = None,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show secrets too.")] = False,
+) -> int:
+    """Print the configuration in force: every default filled in, GPUs as UUIDs."""
+    from ollamux.cli.configuration import show
+
+    return show(config, reveal=reveal)
+
+
+@config_app.command("path", epilog=EXIT_CODES)
+def config_path(config: Config = None) -> int:
+    """Say which file is used, and where else one was looked for."""
+    from ollamux.cli.configuration import path
+
+    return path(config)
+
+
+@config_app.command("schema", epilog=EXIT_CODES)
+def config_schema() -> int:
+    """Print the JSON Schema of the file, with which editors complete and check it."""
+    from ollamux.cli.configuration import schema
+
+    return schema()
+
+
+@app.command(epilog=EXIT_CODES)
+def up(
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="Run in the background; return when all is ready.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="With -d: return as soon as the supervisor runs.")] = False,
+    timeout: Timeout = "10m",
+    ensure: Annotated[bool, typer.Option("--ensure", help="Like -d, and fine if it runs already; for cron.")] = False,
+    simulate: Annotated[
+        int | None,
+        typer.Option("--simulate", metavar="N", min=1, max=64, help="Run on N simulated GPUs and servers."),
+    ] = None,
+    config: Config = None,
+    quiet: Quiet = False,
+) -> int:
+    """Start the supervisor and with it all instances."""
+    from ollamux.cli.start import up
+
+    return up(
+        config,
+        detach=detach or ensure,
+        wait=not no_wait,
+        timeout=timeout,
+        ensure=ensure,
+        simulate=simulate,
+        quiet=quiet,
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def down(
+    now: Annotated[bool, typer.Option("--now", help="Give the instances two seconds, then kill them.")] = False,
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Stop all instances, then the supervisor."""
+    from ollamux.cli.lifecycle import down
+
+    return down(simulated=simulated, now=now, quiet=quiet)
+
+
+All = Annotated[bool, typer.Option("--all", help="All instances.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once.")]
+
+
+@app.command(epilog=EXIT_CODES)
+def start(
+    names: Names = None,
+    every: All = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = "5m",
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Start instances that are stopped; wait until they are ready."""
+    from ollamux.cli.lifecycle import change
+
+    return change("start", names, every=every, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
+
+
+@app.command(epilog=EXIT_CODES)
+def stop(
+    names: Names = None,
+    every: All = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = "5m",
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Stop instances; they stay stopped until started, or until ollamux down."""
+    from ollamux.cli.lifecycle import change
+
+    return change("stop", names, every=every, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
+
+
+@app.command(epilog=EXIT_CODES)
+def restart(
+    names: Names = None,
+    every: All = False,
+    rolling: Annotated[
+        bool, typer.Option("--rolling", help="One at a time, the next only when the last is READY.")
+    ] = False,
+    if_unhealthy: Annotated[
+        bool, typer.Option("--if-unhealthy", help="Only those that a restart may mend; for cron.")
+    ] = False,
+    if_running: Annotated[
+        bool, typer.Option("--if-running", help="Only those that are meant to run; fine if there is no supervisor.")
+    ] = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = "5m",
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Restart instances; wait until they are ready again."""
+    from ollamux.cli.lifecycle import change
+
+    return change(
+        "restart",
+        names,
+        every=every,
+        wait=not no_wait,
+        timeout=timeout,
+        simulated=simulated,
+        quiet=quiet,
+        rolling=rolling,
+        if_unhealthy=if_unhealthy,
+        if_running=if_running,
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def status(
+    view: Annotated[
+        str | None,
+        typer.Argument(metavar="[gpus|instances|models|processes]", help="One view instead of the whole box."),
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|wide|json")] = "table",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw again and again, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="S", min=0.1, max=3600.0, help="Seconds between.")
+    ] = 2.0,
+    config: Config = None,
+    simulated: Simulated = False,
+) -> int:
+    """Show the whole box: GPUs, instances, models."""
+    from ollamux.cli.status import status
+
+    return status(view, output=output, watch=watch, interval=interval, config=config, simulated=simulated)
+
+
+@app.command(epilog=EXIT_CODES)
+def logs(
+    names: Names = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines of each instance.")] = 100,
+    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="As 10m, or 2026-01-31T12:00.")] = None,
+    grep: Annotated[str | None, typer.Option("--grep", metavar="REGEX", help="Only lines that match.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also the lines of our own health checks.")] = False,
+    config: Config = None,
+    simulated: Simulated = False,
+) -> int:
+    """Show what the servers wrote, merged in order of time."""
+    from ollamux.cli.logs import logs
+
+    return logs(
+        names, follow=follow, lines=lines, since=since, grep=grep, probes=every, config=config, simulated=simulated
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def events(
+    names: Names = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more happens.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last ones.")] = 50,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+    simulated: Simulated = False,
+) -> int:
+    """Show changes of state and their reasons."""
+    from ollamux.cli.events import events
+
+    return events(names, follow=follow, lines=lines, output=output, simulated=simulated)
+
+
+@app.command(epilog=EXIT_CODES)
+def env(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The instance.", autocompletion=instance_names)],
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show secrets too.")] = False,
+    config: Config = None,
+    simulated: Simulated = False,
+) -> int:
+    """Print the exact environment of an instance."""
+    from ollamux.cli.environment import show
+
+    return show(name, reveal=reveal, config=config, simulated=simulated)
+
+
+@app.command(
+    "exec", epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def execute(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The instance.", autocompletion=instance_names)],
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its words.")],
+    simulated: Simulated = False,
+) -> int:
+    """Run a command with OLLAMA_HOST set to an instance; its exit code is passed on."""
+    from ollamux.cli.environment import execute
+
+    return execute(name, command, simulated=simulated)
+
+
+@app.command(epilog=EXIT_CODES)
+def sim(
+    fault: Annotated[
+        str | None,
+        typer.Argument(metavar="[FAULT|clear]", help="What shall happen.", autocompletion=fault_names),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME|GPU]", help="To whom; the first one if left out.", autocompletion=instance_names),
+    ] = None,
+    simulated: Simulated = False,
+) -> int:
+    """Make a fault happen on a simulation, or clear the faults. Without a word: list them."""
+    from ollamux.cli.faults import sim
+
+    return sim(fault, target, simulated=simulated)
+
+
+def run(words: Sequence[str]) -> int:
+    """Run the command that the words name; print whatever goes wrong in one place."""
+    try:
+        code = app(list(words), standalone_mode=False)
+        return int(code) if isinstance(code, int) else 0
+    except OllamuxError as error:
+        screen.write(error_text(error), fd=2)
+        return int(error.exit_code)
+    except typer.Abort:
+        screen.write("\n", fd=2)
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the last resort: a person is never shown a traceback
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if show is not None:  # typer's own: wrong words
+        show(file=sys.stderr)
+        return int(getattr(error, "exit_code", Exit.USAGE))
+    if isinstance(error, OSError):
+        where = f" {error.filename}" if error.filename else ""
+        screen.write(f"ollamux: {error.strerror or error}{where}\n", fd=2)
+        return int(Exit.INTERNAL)
+    from ollamux.cli.bug import report
+
+    return report(error)

@@ -1,0 +1,107 @@
+"""`start`, `stop`, `restart` and `down`: ask the supervisor, wait, and say what became of each instance."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Any
+
+from ollamux.cli import screen
+from ollamux.cli.target import reach
+from ollamux.cli.words import seconds
+from ollamux.domain.errors import Exit, NotRunningError, UsageError
+from ollamux.domain.text import safe_text
+from ollamux.protocol.client import ask
+
+_GRACE_S = 5.0
+"""The supervisor keeps the time; the client waits this much longer for its answer."""
+
+
+def change(
+    command: str,
+    names: list[str] | None,
+    *,
+    every: bool,
+    wait: bool,
+    timeout: str,
+    simulated: bool,
+    quiet: bool,
+    rolling: bool = False,
+    if_unhealthy: bool = False,
+    if_running: bool = False,
+) -> int:
+    """Carry out one command on the named instances; the exit code tells the worst of their outcomes."""
+    timeout_s = seconds(timeout, "--timeout")
+    if names and every:
+        raise UsageError("names and --all exclude each other")
+    try:
+        connection, _ = reach(simulated)
+    except NotRunningError:
+        if if_running:
+            return int(Exit.OK)
+        raise
+    request: dict[str, Any] = {
+        "cmd": command,
+        "names": names or [],
+        "all": every,
+        "wait": wait,
+        "timeout": timeout_s,
+        "rolling": rolling,
+        "if_unhealthy": if_unhealthy,
+        "if_running": if_running,
+    }
+    if not names and not every and not if_unhealthy:
+        request["names"] = [_only_instance(command, simulated)]
+    reply = ask(connection, request, timeout_s=None if rolling else timeout_s + _GRACE_S)
+    _tell(reply["outcomes"], quiet=quiet, command=command)
+    return int(reply["exit"])
+
+
+def _only_instance(command: str, simulated: bool) -> str:
+    """Return the one instance there is; with several, a bare command would hit the whole fleet by accident."""
+    connection, _ = reach(simulated)
+    names = [instance["name"] for instance in ask(connection, {"cmd": "status"})["status"]["instances"]]
+    if len(names) != 1:
+        there = ", ".join(names)
+        raise UsageError(f"{command} which instance? There are {there}", hint=f"name them, or use {command} --all")
+    return str(names[0])
+
+
+def _tell(outcomes: list[dict[str, Any]], *, quiet: bool, command: str) -> None:
+    width = max((len(outcome["name"]) for outcome in outcomes), default=0)
+    for outcome in outcomes:
+        well = outcome["exit"] == Exit.OK
+        if well and quiet:
+            continue
+        screen.write(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
+    if not outcomes and not quiet:
+        screen.write(f"nothing to {command}\n")
+
+
+def down(*, simulated: bool, now: bool, quiet: bool) -> int:
+    """Stop all instances and the supervisor; return once it is gone."""
+    connection, which = reach(simulated)
+    pid = int(ask(connection, {"cmd": "status"})["status"]["supervisor"]["pid"])
+    connection, _ = reach(which)
+    reply = ask(connection, {"cmd": "down", "hurry": now})
+    _wait_for_end(pid)
+    stuck = reply.get("stuck") or []
+    if stuck:
+        pids = ", ".join(map(str, stuck))
+        screen.write(f"ollamux: pid {pids} could not be ended: it hangs in the kernel\n  a reboot ends it\n", fd=2)
+    elif not quiet:
+        stopped = len(reply.get("stopped") or [])
+        screen.write(f"stopped {stopped} instance{'' if stopped == 1 else 's'} and the supervisor\n")
+    return int(reply["exit"])
+
+
+def _wait_for_end(pid: int, patience_s: float = 10.0) -> None:
+    """Return once the process is gone, so that the next command finds nothing of it."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    poll.poll(patience_s * 1000)
+    os.close(handle)

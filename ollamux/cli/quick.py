@@ -1,0 +1,45 @@
+"""`ollamux up` in the foreground, without typer: from exec to the first child in as little as it takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ollamux.cli import screen
+from ollamux.config.cache import load_fleet
+from ollamux.config.find import find_config
+from ollamux.config.source import read_source
+from ollamux.domain.errors import OllamuxError
+from ollamux.render.errors import error_text
+from ollamux.supervisor.__main__ import cache_path
+from ollamux.supervisor.__main__ import main as supervisor
+from ollamux.system.files import private_dir
+from ollamux.system.places import state_dir
+
+
+def up(explicit: str | None) -> int | None:
+    """Run the supervisor in this process; None where there is no configuration and somebody must be asked."""
+    try:
+        found = find_config(explicit, os.environ, Path.cwd())
+        if found.path is None:
+            return None
+        return run(found.path, simulated=False)
+    except OllamuxError as error:
+        screen.write(error_text(error), fd=2)
+        return int(error.exit_code)
+
+
+def run(config: Path, *, simulated: bool) -> int:
+    """Validate a file and become its supervisor. Raises OllamuxError before anything is started."""
+    state = state_dir(os.environ, simulated=simulated)
+    private_dir(state)
+    load_fleet(read_source(config), str(config), cache_path(state))
+    words = ["--config", os.path.abspath(config)]
+    words += ["--simulated"] if simulated else []
+    words += ["--viewer"] if screen.is_terminal() else ["--plain-fd", "1"]
+    words += [] if screen.unicode(os.environ) else ["--ascii"]
+    if "pydantic" in sys.modules or "typer" in sys.modules:
+        # A supervisor lives for months: it starts afresh, without what was needed only to get here.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "ollamux.supervisor", *words])
+    return supervisor(words, dict(os.environ))

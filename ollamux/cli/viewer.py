@@ -1,0 +1,126 @@
+"""What `ollamux up` shows on a terminal: how far the instances are, then what happens and what the servers write.
+
+A process of its own, so that a terminal that is stopped, or a viewer that is killed, cannot hold the supervisor up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from ollamux.cli import screen
+from ollamux.cli.events import decoded
+from ollamux.cli.logs import Filter, MergedLines, timed, whole_lines
+from ollamux.domain.errors import OllamuxError
+from ollamux.domain.snapshot import Status, from_json
+from ollamux.protocol.client import ask, connect
+from ollamux.render.lines import event_line, progress_block
+from ollamux.supervisor.journal import FILE_NAME
+from ollamux.system.logfile import Follower, size
+from ollamux.system.places import log_dir, state_dir
+
+TICK_S = 0.2
+_SETTLING = ("STARTING", "STOPPING", "SWEEPING", "KILLING")
+
+
+class Viewer:
+    """Draws for as long as the supervisor that started it lives."""
+
+    def __init__(self, supervisor: int, *, simulated: bool) -> None:
+        self._supervisor = supervisor
+        self._simulated = simulated
+        self._began = time.monotonic()
+        self._count = 0
+        self._height = 0
+        self._events = Follower(f"{state_dir(os.environ, simulated=simulated)}/{FILE_NAME}")
+        self._events.at = size(self._events.path)
+        self._logs: dict[str, Follower] = {}
+        self._headline = False
+
+    def run(self) -> None:
+        """Draw until the supervisor is gone."""
+        while os.getppid() == self._supervisor:
+            status = self._status()
+            if status is not None:
+                self._draw(status)
+            time.sleep(TICK_S)
+        self._erase()
+        self._say_events(0)
+
+    def _status(self) -> Status | None:
+        connection = connect(os.environ, simulated=self._simulated)
+        if connection is None:
+            return None
+        try:
+            return from_json(ask(connection, {"cmd": "status"}, timeout_s=2.0)["status"])
+        except OllamuxError:
+            return None
+
+    def _draw(self, status: Status) -> None:
+        names = [instance.name for instance in status.instances]
+        self._erase()
+        self._say_headline(status)
+        self._say_events(max(map(len, names), default=0))
+        self._say_logs(names)
+        wanted = [instance for instance in status.instances if instance.wanted == "up"]
+        if any(instance.phase in _SETTLING for instance in status.instances) or not wanted:
+            self._draw_block(status)
+        self._count += 1
+
+    def _draw_block(self, status: Status) -> None:
+        env = os.environ
+        lines = progress_block(
+            status,
+            width=screen.width(env),
+            color=screen.color(env),
+            unicode=screen.unicode(env),
+            elapsed_s=time.monotonic() - self._began,
+            spinner=self._count,
+        )
+        screen.write("".join(line + "\n" for line in lines))
+        self._height = len(lines)
+
+    def _erase(self) -> None:
+        if self._height:
+            screen.write(f"\x1b[{self._height}A\x1b[J")
+            self._height = 0
+
+    def _say_headline(self, status: Status) -> None:
+        if self._headline or status.supervisor is None:
+            return
+        self._headline = True
+        what = "SIMULATED  " if self._simulated else ""
+        screen.write(f"{what}ollamux {status.version}  {status.supervisor.config}  (Ctrl-C stops everything)\n")
+
+    def _say_events(self, name_width: int) -> None:
+        env = os.environ
+        for event in decoded(self._events):
+            line = event_line(
+                event, color=screen.color(env), width=None, unicode=screen.unicode(env), name_width=name_width
+            )
+            screen.write(line + "\n")
+
+    def _say_logs(self, names: list[str]) -> None:
+        folder = log_dir(os.environ, simulated=self._simulated)
+        merged = MergedLines(names)
+        wanted = Filter(0.0, None, probes=False)
+        for name in names:
+            follower = self._logs.get(name)
+            if follower is None:
+                path = f"{folder}/{name}.log"
+                follower = self._logs[name] = Follower(path, at=size(path))
+            merged.add([line for line in timed(name, whole_lines(follower), 0.0) if wanted.takes(line)])
+        merged.flush()
+
+
+def main(words: list[str]) -> int:
+    """Draw for the supervisor whose pid is named."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the supervisor; we end when it has ended
+    Viewer(int(words[0]), simulated="--simulated" in words).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

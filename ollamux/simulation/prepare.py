@@ -1,0 +1,55 @@
+"""Set up a simulation: cards, programs, a store with a few models, and the configuration to run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import tomli_w
+
+from ollamux.config.load import parse
+from ollamux.config.show import effective
+from ollamux.config.source import read_source
+from ollamux.domain.spec import FleetSpec
+from ollamux.simulation.box import cards_for, create_box, default_cards, write_binaries
+from ollamux.simulation.faults import clear
+from ollamux.simulation.store import seed_store
+from ollamux.system.files import write_atomic
+
+FIRST_PORT = 21435
+
+
+def prepare(state: Path, count: int, config: Path | None) -> Path:
+    """Make everything anew below the simulation's folder of state; return the configuration file to run.
+
+    A configuration that is given is run as it is, on cards like those it names, but with the simulated server and the
+    simulated store: a rehearsal must not touch the real one. Raises OllamuxError where the configuration is invalid.
+    """
+    box = state / "box"
+    if config is None:
+        create_box(box, default_cards(count))
+        fleet = None
+    else:
+        fleet = parse(read_source(config), str(config))
+        references = [ref for spec in fleet.instances for ref in spec.gpus]
+        create_box(box, cards_for(references, count))
+    clear(box)
+    program, store = str(write_binaries(box)), state / "models"
+    seed_store(store)
+    (state / "home").mkdir(mode=0o700, exist_ok=True)
+    path = state / "ollamux.toml"
+    text = _rehearsal(fleet, program, str(store)) if fleet is not None else _usual(count, program, str(store))
+    write_atomic(str(path), text.encode())
+    return path
+
+
+def _usual(count: int, program: str, store: str) -> str:
+    """Write what `init` would choose for so many cards, on ports beside those of the real thing."""
+    instances = {f"gpu{index}": {"gpus": [index], "port": FIRST_PORT + index} for index in range(count)}
+    plain = {"version": 1, "defaults": {"ollama": program, "store": store}, "instances": instances}
+    return f"# {count} simulated GPUs, made by: ollamux up --simulate {count}\n{tomli_w.dumps(plain)}"
+
+
+def _rehearsal(fleet: FleetSpec, program: str, store: str) -> str:
+    instances = tuple(replace(spec, ollama=program, store=store) for spec in fleet.instances)
+    return f"# a rehearsal\n{effective(replace(fleet, instances=instances), reveal=True)}"

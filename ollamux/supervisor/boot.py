@@ -1,0 +1,273 @@
+"""From a fleet specification to a running supervisor, and back to nothing. Read top to bottom.
+
+Configuration first, so that a typo disturbs nothing; then the lock, before anything is written; then what an earlier
+supervisor left; then the socket; then the instances.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ollamux.domain import events as ev
+from ollamux.domain.errors import Exit, OllamuxError, RefusedError
+from ollamux.domain.instance import Instance
+from ollamux.domain.phases import Phase
+from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
+from ollamux.domain.spec import FleetSpec, Pinning
+from ollamux.supervisor.checks import Checks
+from ollamux.supervisor.console import Console
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.devices import Devices
+from ollamux.supervisor.effects import Effects
+from ollamux.supervisor.gpus import Gpus
+from ollamux.supervisor.journal import Journal
+from ollamux.supervisor.notify import Notifier
+from ollamux.supervisor.preload import Preload
+from ollamux.supervisor.recovery import Memory, recover
+from ollamux.supervisor.requests import Requests
+from ollamux.supervisor.server import Server
+from ollamux.supervisor.starter import Starter, launcher_for
+from ollamux.supervisor.unit import Unit
+from ollamux.supervisor.upkeep import Upkeep
+from ollamux.supervisor.view import Observer
+from ollamux.supervisor.waiters import Waiters
+from ollamux.system import child
+from ollamux.system.files import Lock, private_dir, write_atomic
+from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
+
+GPU_PATIENCE_S = 0.5
+"""Where no instance is pinned the cards are only shown, and are read after the instances have been started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What a supervisor is started with. `source` are the very bytes that `fleet` was read from."""
+
+    fleet: FleetSpec
+    source: bytes
+    config: str | None
+    env: Mapping[str, str]
+    host_name: str
+    box: str | None = None
+    child_home: str | None = None
+    hang_up: bool = True
+    announce: Callable[[str], None] = lambda path: None
+    attach: Callable[[], frozenset[int]] | None = None
+    plain_output: int | None = None
+    unicode: bool = True
+
+
+def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the program of every enabled instance, or refuse to start anything without one of them."""
+    from ollamux.ollama.binary import find_ollama
+
+    found: dict[str, str] = {}
+    for spec in fleet.instances:
+        if spec.enabled and spec.ollama not in found:
+            try:
+                found[spec.ollama] = find_ollama(spec.ollama, env)
+            except OllamuxError as error:
+                message = f"{spec.name}: {error.message}"
+                raise OllamuxError(message, hint=error.hint, exit_code=Exit.NOT_FOUND) from None
+    launcher_for(fleet.supervisor.on_death, env)
+    return found
+
+
+def supervise(launch: Launch) -> int:
+    """Run until told to stop. Returns the exit code; raises OllamuxError before anything was started."""
+    simulated = launch.box is not None
+    programs = check_programs(launch.fleet, launch.env)
+    state = state_dir(launch.env, simulated=simulated)
+    logs = log_dir(launch.env, simulated=simulated)
+    private_dir(state)
+    lock = Lock(f"{state}/lock")
+    if not lock.take():
+        pid = lock.holder()
+        who = f" (pid {pid})" if pid is not None else ""
+        raise RefusedError(
+            f"a supervisor is running already{who}", hint="ollamux status shows it; ollamux down ends it"
+        )
+    try:
+        private_dir(logs)
+        if launch.config is not None:
+            write_atomic(f"{state}/config-path", launch.config.encode() + b"\n")
+        return _Supervisor(launch, state=state, logs=logs, programs=programs).run()
+    finally:
+        lock.release()
+
+
+class _Supervisor:
+    """Everything wired together."""
+
+    def __init__(self, launch: Launch, *, state: str, logs: str, programs: Mapping[str, str]) -> None:
+        _settle_process(state)
+        self._launch = launch
+        simulated = launch.box is not None
+        self.core = core = Core(launch.fleet, journal=Journal(state), owner=state, log_dir=logs)
+        self.gpus = Gpus(core, source="simulated" if simulated else "auto", box=launch.box, env=launch.env)
+        self.starter = Starter(
+            core,
+            self.gpus,
+            env=launch.env,
+            home=launch.child_home or home(launch.env),
+            extra={"OLLAMUX_SIMULATION": launch.box} if launch.box is not None else {},
+        )
+        self.starter.launcher = launcher_for(launch.fleet.supervisor.on_death, launch.env)
+        self._learn_versions(programs)
+        self.effects = Effects(core, self.starter)
+        self.effects.collected_elsewhere = self._own_children
+        self.devices = Devices(core, self.gpus)
+        self.checks = Checks(core, self.devices, home=launch.child_home or home(launch.env))
+        self.memory = Memory(core, state)
+        self.waiters = Waiters(core)
+        self.observer = Observer(
+            core, self.gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
+        )
+        Preload(core, self.checks)
+        self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
+        self.requests = Requests(
+            core,
+            self.observer,
+            self.waiters,
+            shutdown=self.shut_down,
+            remember=lambda: self.memory.write(sync=True),
+            environment=self._environment,
+            simulate=self._simulate if simulated else None,
+        )
+        self.server = Server(core.loop, runtime_dirs(launch.env, simulated=simulated), handle=self.requests.handle)
+        self._viewers: frozenset[int] = frozenset()
+        self._ended: list[Callable[[list[int]], None]] = []
+        self.exit_code = 0
+
+    def run(self) -> int:
+        """Recover, listen, start, and watch until stopped."""
+        core, launch = self.core, self._launch
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
+        core.loop.on_signal(signal.SIGHUP, self._hang_up)
+        self.server.listen()
+        try:
+            if launch.plain_output is not None:
+                width = max((len(spec.name) for spec in launch.fleet.instances), default=0)
+                console = Console(core.loop, launch.plain_output, unicode=launch.unicode, name_width=width)
+                core.journal.listeners.append(console.event)
+            core.changed.append(self._on_change)
+            self.gpus.listeners.append(self._on_gpus)
+            if self.memory.warning is not None:
+                core.note(None, self.memory.warning)
+            recover(core, self.memory, self.effects)
+            launch.announce(self.server.path)
+            pinned = any(spec.pinning is not Pinning.CPU and spec.enabled for spec in launch.fleet.instances)
+            core.loop.call_later(0.0 if pinned else GPU_PATIENCE_S, self.gpus.begin)
+            for unit in core.units.values():
+                if unit.spec.enabled and not self.memory.of(unit.name).stopped and unit.child is None:
+                    core.dispatch(unit, ev.StartAsked())
+            self.memory.plan()
+            core.loop.call_later(GPU_PATIENCE_S, self._at_leisure)
+            if launch.attach is not None:
+                self._viewers = launch.attach()
+            self.observer.state = "running"
+            core.loop.run()
+        finally:
+            self.server.close()
+            self.gpus.close()
+            core.loop.close()
+        return self.exit_code
+
+    def _at_leisure(self) -> None:
+        """Import what is needed later: an installer may replace files under a running program."""
+        import difflib  # noqa: F401
+        import fnmatch  # noqa: F401
+
+        import ollamux.render.table  # noqa: F401
+
+        self.upkeep = Upkeep(
+            self.core, self.server, self.observer, config=self._launch.config, source=self._launch.source
+        )
+
+    def _on_change(self, unit: Unit, before: Instance) -> None:
+        if self.core.shutting_down:
+            self._look_whether_down()
+
+    def _on_gpus(self) -> None:
+        for unit in self.core.units.values():
+            if unit.state.phase is Phase.READY:
+                self.devices.judge_gpus(unit)
+                self.notifier.look(unit)
+
+    def _own_children(self) -> frozenset[int]:
+        return self.gpus.own_pids | self._viewers
+
+    def _hang_up(self) -> None:
+        if self._launch.hang_up:
+            self.shut_down(self.core.shutting_down, None)
+
+    def _learn_versions(self, programs: Mapping[str, str]) -> None:
+        """Ask a program for its version where a key of the configuration depends on it: headroom."""
+        wanted = {
+            spec.ollama for spec in self._launch.fleet.instances if spec.headroom_bytes is not None and spec.enabled
+        }
+        for name in wanted:
+            from ollamux.ollama.binary import binary_version
+
+            self.starter.learn_version(programs[name], binary_version(programs[name], timeout_s=5.0))
+
+    def _environment(self, unit: Unit) -> dict[str, str]:
+        return self.starter.environment(unit, self.starter.program(unit))
+
+    def _simulate(self, fault: str | None, target: str | None, clear: bool) -> str:
+        from ollamux.simulation.control import make
+
+        assert self._launch.box is not None  # noqa: S101 - offered only then
+        return make(self._launch.box, fault, target, clear_all=clear, instances=list(self.core.units))
+
+    def shut_down(self, hurry: bool, done: Callable[[list[int]], None] | None) -> None:
+        """Stop all instances, in parallel, then the supervisor. A second call, or signal, hurries."""
+        if done is not None:
+            self._ended.append(done)
+        first = not self.core.shutting_down
+        self.core.shutting_down = True
+        self.observer.state = "stopping"
+        self.core.dispatch_all(ev.ShutdownAsked(hurry=hurry))
+        if first:
+            longest = max((unit.spec.restart.stop_timeout_s for unit in self.core.units.values()), default=0.0)
+            total = max(longest, HURRY_S) + SWEEP_TIMEOUT_S + KILL_TIMEOUT_S + 5.0
+            self.core.loop.call_later(total, self._give_up)
+        self._look_whether_down()
+
+    def _look_whether_down(self) -> None:
+        if all(unit.state.phase in (Phase.STOPPED, Phase.STUCK, Phase.FAILED) for unit in self.core.units.values()):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """End, with everything down, or with what will not go by name."""
+        stuck = [unit.child.pid for unit in self.core.units.values() if unit.child is not None]
+        self.exit_code = int(Exit.INTERNAL) if stuck else int(Exit.OK)
+        for pid in stuck:
+            self.core.note(None, f"pid {pid} could not be ended: it hangs in the kernel")
+        self.memory.forget_intents()
+        ended, self._ended = self._ended, []
+        self.server.close()
+        for done in ended:
+            done(stuck)
+        self.core.loop.stop()
+
+
+def _settle_process(state: str) -> None:
+    """Make this process a fit parent: nothing leaks to children, orphans fall to us, many descriptors are allowed."""
+    child.close_on_exec_from(3)
+    os.chdir(state)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an inherited "ignore" would reap behind our back
+    if sys.platform == "linux":
+        child.become_subreaper()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
+        except (ValueError, OSError):
+            pass  # a few instances do with what there is

@@ -1,0 +1,74 @@
+"""Load what the configuration asks for as soon as an instance is ready, and keep it loaded.
+
+The request has no options: a load with options that clients do not send would only be undone by the first client. Its
+time-out is long, since a server aborts a load whose client goes away.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ollamux.domain.instance import Instance
+from ollamux.domain.phases import SERVING, Phase
+from ollamux.domain.text import format_duration, safe_text
+from ollamux.supervisor.checks import Checks
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.http import Answer, Request, probe_host
+from ollamux.supervisor.unit import Unit
+
+LOAD_TIMEOUT_S = 1800.0
+
+
+class Preload:
+    """One model after the other, for each instance that became ready."""
+
+    def __init__(self, core: Core, checks: Checks) -> None:
+        self._core = core
+        self._checks = checks
+        core.changed.append(self._on_change)
+
+    def _on_change(self, unit: Unit, before: Instance) -> None:
+        if unit.state.phase is Phase.READY and before.phase is Phase.STARTING and unit.spec.preload:
+            unit.preload_failed = {}
+            self._load(unit, unit.spec.preload, "/api/generate")
+
+    def _load(self, unit: Unit, models: tuple[str, ...], target: str) -> None:
+        if not models:
+            return
+        body = {"model": models[0], "keep_alive": -1}
+        gen = unit.state.gen
+
+        def done(answer: Answer) -> None:
+            unit.requests.pop("preload", None)
+            if unit.state.gen == gen and unit.state.phase in SERVING:
+                self._loaded(unit, models, target, answer)
+
+        unit.requests["preload"] = Request(
+            self._core.loop,
+            (probe_host(unit.spec.host), unit.spec.port),
+            target,
+            timeout_s=LOAD_TIMEOUT_S,
+            done=done,
+            body=json.dumps(body).encode(),
+        )
+
+    def _loaded(self, unit: Unit, models: tuple[str, ...], target: str, answer: Answer) -> None:
+        name = models[0]
+        if answer.status == 400 and target == "/api/generate" and b"does not support generate" in answer.body:
+            self._load(unit, models, "/api/embed")
+            return
+        if answer.status == 200:
+            self._core.note(unit, f"{safe_text(name)} is loaded and kept ({format_duration(answer.seconds)})")
+        else:
+            why = answer.error or _error_of(answer)
+            unit.preload_failed[name] = why
+            self._core.note(unit, f"{safe_text(name)} could not be loaded: {why}")
+        self._checks.ask_scheduler(unit)
+        self._load(unit, models[1:], "/api/generate")
+
+
+def _error_of(answer: Answer) -> str:
+    try:
+        return safe_text(str(json.loads(answer.body)["error"]), limit=300)
+    except (ValueError, KeyError, TypeError):
+        return f"answered with {answer.status}"

@@ -1,0 +1,176 @@
+"""Find again what an earlier supervisor left running: adopt what is proven to be ours, end the rest of it.
+
+Nothing is signalled but processes that carry our marker, each through a handle of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict
+
+from ollamux.domain import events as ev
+from ollamux.domain.phases import Phase, Want
+from ollamux.domain.spec import InstanceSpec, OnDeath
+from ollamux.ollama.judge import Proof, Verdict
+from ollamux.supervisor import family
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.effects import Effects
+from ollamux.supervisor.family import Mark
+from ollamux.supervisor.record import Record, UnitRecord, load, save
+from ollamux.supervisor.starter import LEFTOVERS
+from ollamux.supervisor.unit import Unit, new_state
+from ollamux.system import logfile, procs
+from ollamux.system.child import Child
+from ollamux.system.clock import monotonic
+
+END_AFTER_S = 5.0
+_LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "allow_lan")
+
+
+def fingerprint(spec: InstanceSpec) -> str:
+    """Return what must be the same for a running process to be what the configuration asks for now."""
+    plain = asdict(spec)
+    for key in _LIVE_KEYS:
+        del plain[key]
+    return repr(sorted(plain.items()))
+
+
+class Memory:
+    """Reads and writes the state file for the instances of this supervisor."""
+
+    def __init__(self, core: Core, folder: str) -> None:
+        self._core = core
+        self._folder = folder
+        self._boot_id = procs.boot_id()
+        self._planned = False
+        self._complained = False
+        self.record, self.warning = load(folder, self._boot_id)
+        core.changed.append(lambda unit, before: self.plan())
+
+    def of(self, name: str) -> UnitRecord:
+        """Return what is remembered of an instance."""
+        return self.record.units.get(name, UnitRecord())
+
+    def plan(self) -> None:
+        """Write soon, once for everything that changes in this round of the loop."""
+        if not self._planned:
+            self._planned = True
+            self._core.loop.call_soon(lambda: self.write(sync=False))
+
+    def write(self, *, sync: bool) -> None:
+        """Write now; with `sync` so that it survives a power cut. A full disk is said once and costs nothing else."""
+        self._planned = False
+        units = {name: unit for name, unit in self.record.units.items() if name not in self._core.units}
+        units |= {unit.name: _remembered(unit) for unit in self._core.units.values()}
+        self.record = Record(boot_id=self._boot_id, units=units)
+        try:
+            save(self._folder, self.record, sync=sync)
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                self._core.note(None, f"the state file cannot be written: {error.strerror}; instances are not affected")
+            self._complained = True
+
+    def forget_intents(self) -> None:
+        """End the intent of every earlier `stop`."""
+        units = {name: UnitRecord(gen=unit.gen) for name, unit in self.record.units.items()}
+        units |= {unit.name: UnitRecord(gen=unit.state.gen) for unit in self._core.units.values()}
+        self.record = Record(boot_id=self._boot_id, units=units)
+        try:
+            save(self._folder, self.record, sync=True)
+        except OSError:
+            pass  # the next `up` then finds a `stop` that it should not; there is nobody left to tell
+
+
+def _remembered(unit: Unit) -> UnitRecord:
+    verdict = unit.verdict
+    return UnitRecord(
+        gen=unit.state.gen,
+        stopped=unit.state.want is Want.DOWN and unit.spec.enabled and not unit.state.shutting_down,
+        pid=None if unit.child is None else unit.child.pid,
+        start_ticks=None if unit.child is None else unit.child.start_ticks,
+        fingerprint=fingerprint(unit.spec),
+        restarts=max(0, unit.state.spawns - 1),
+        proof=None if verdict is None or verdict.proof is Proof.PLANNED else (verdict.proof.value, verdict.reason),
+        version=unit.server_version,
+    )
+
+
+def recover(core: Core, memory: Memory, effects: Effects) -> None:
+    """Adopt the leaders that are proven ours and still as configured; begin to end everything else that is ours."""
+    running = family.marked(core.owner)
+    adopted: set[Mark] = set()
+    for unit in core.units.values():
+        known = memory.of(unit.name)
+        gens = [mark.gen for mark in running.values() if mark.instance == unit.name]
+        unit.state = new_state(unit.spec, gen=max([known.gen, *gens]))
+        if core.fleet.supervisor.on_death is OnDeath.KEEP and _adopt(core, effects, unit, known, running):
+            adopted.add(unit.mark)
+    for pid, mark in running.items():
+        if mark not in adopted:
+            owner = core.units.get(mark.instance)
+            _end(core, pid, mark, owner)
+
+
+def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running: dict[int, Mark]) -> bool:
+    mark = Mark(owner=unit.owner, instance=unit.name, gen=known.gen)
+    if known.pid is None or known.stopped or not unit.spec.enabled or running.get(known.pid) != mark:
+        return False
+    if known.fingerprint != fingerprint(unit.spec):
+        return False
+    try:
+        leader = Child(known.pid, ours=False)
+    except OSError:
+        return False
+    if leader.start_ticks != known.start_ticks or family.mark_of(known.pid) != mark:
+        leader.close()
+        return False
+    unit.state = new_state(unit.spec, gen=known.gen)
+    unit.spawned_at = monotonic()
+    unit.log_start = logfile.size(unit.log_path)
+    unit.server_version = known.version
+    effects.adopt(unit, leader)
+    from ollamux.ollama.log import LogReader
+
+    unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
+    unit.reader = LogReader()
+    if known.proof is not None:
+        unit.verdict = Verdict(proof=Proof(known.proof[0]), reason=known.proof[1])
+    core.dispatch(unit, ev.Adopted(gen=known.gen, pid=known.pid))
+    return True
+
+
+def _end(core: Core, pid: int, mark: Mark, unit: Unit | None) -> None:
+    """End a process of ours that nobody needs any more; the instance it belonged to waits until it is gone."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    if family.mark_of(pid) != mark:
+        os.close(handle)
+        return
+    core.note(unit, f"ending pid {pid}, left by an earlier supervisor ({mark.instance}, generation {mark.gen})")
+    if unit is not None:
+        unit.leftovers[pid] = mark
+    _send(handle, signal.SIGTERM)
+    _send(handle, signal.SIGCONT)
+    kill = core.loop.call_later(END_AFTER_S, lambda: _send(handle, signal.SIGKILL))
+
+    def gone() -> None:
+        kill.cancel()
+        core.loop.unwatch(handle)
+        os.close(handle)
+        if unit is not None:
+            unit.leftovers.pop(pid, None)
+            if not unit.leftovers and unit.state.phase is Phase.WAITING:
+                core.free(LEFTOVERS)
+
+    core.loop.watch(handle, read=gone)
+
+
+def _send(handle: int, number: int) -> None:
+    try:
+        signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # it is gone, or has changed its user and is not ours any more

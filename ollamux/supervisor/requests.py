@@ -1,0 +1,268 @@
+"""What a request over the control socket means. A closed set of words; nothing is looked up by a name from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ollamux.domain import events as ev
+from ollamux.domain.errors import Exit, NotFoundError, RefusedError, UsageError
+from ollamux.domain.phases import Phase
+from ollamux.domain.snapshot import VIEWS, as_json
+from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.server import Client
+from ollamux.supervisor.unit import Unit
+from ollamux.supervisor.view import Observer
+from ollamux.supervisor.waiters import Judge, Outcome, Waiters, ready_outcome, stopped_outcome
+
+Reply = Callable[[dict[str, Any]], None]
+DEFAULT_TIMEOUT_S = 300.0
+MENDABLE = frozenset({"cpu_fallback", "wrong_gpu"})
+"""Device faults that a restart may mend. A spill or a lost card it does not, and cron must not cut streams for them."""
+
+
+class Requests:
+    """Answers clients. `shutdown` takes the box down and calls back with what could not be stopped."""
+
+    def __init__(
+        self,
+        core: Core,
+        observer: Observer,
+        waiters: Waiters,
+        *,
+        shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
+        remember: Callable[[], None],
+        environment: Callable[[Unit], Mapping[str, str]],
+        simulate: Callable[[str | None, str | None, bool], str] | None,
+    ) -> None:
+        self._core = core
+        self._observer = observer
+        self._waiters = waiters
+        self._shutdown = shutdown
+        self._remember = remember
+        self._environment = environment
+        self._simulate = simulate
+        self._words: dict[str, Callable[[Client, dict[str, Any]], None]] = {
+            "draw": self._draw,
+            "status": self._status,
+            "start": self._start,
+            "stop": self._stop,
+            "restart": self._restart,
+            "wait": self._wait,
+            "down": self._down,
+            "env": self._env,
+            "sim": self._sim,
+        }
+
+    def handle(self, client: Client, request: dict[str, Any]) -> None:
+        """Answer one request, now or later. Raises OllamuxError where it is refused."""
+        word = self._words.get(str(request.get("cmd")))
+        if word is None:
+            raise RefusedError(f"the supervisor does not know the request {request.get('cmd')!r}")
+        word(client, request)
+
+    def _draw(self, client: Client, request: dict[str, Any]) -> None:
+        view, form = request.get("view"), request.get("format")
+        if view is not None and view not in VIEWS:
+            raise UsageError(f"there is no view {view!r}")
+        status = self._observer.status()
+        if form == "json":
+            import json
+
+            text = json.dumps(as_json(status, view), indent=2, ensure_ascii=False) + "\n"
+        else:
+            from ollamux.render.table import status_table
+
+            text = status_table(
+                status,
+                width=_bounded(request.get("width"), 20, 1000, 80),
+                color=request.get("color") is True,
+                unicode=request.get("unicode") is True,
+                view=view,
+                wide=form == "wide",
+            )
+            text += "" if text.endswith("\n") else "\n"
+        head = TEXT_HEAD + str(int(health_exit(self._core))).encode() + b"\n"
+        client.answer_bytes(head + text.encode("utf-8", "surrogatepass"))
+
+    def _status(self, client: Client, request: dict[str, Any]) -> None:
+        client.answer(
+            {
+                "v": PROTOCOL,
+                "ok": True,
+                "exit": int(health_exit(self._core)),
+                "status": as_json(self._observer.status()),
+            }
+        )
+
+    def _units(self, request: dict[str, Any]) -> list[Unit]:
+        names = request.get("names")
+        if request.get("all") is True:
+            return list(self._core.units.values())
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UsageError("no instance is named")
+        return select(self._core.units, names)
+
+    def _start(self, client: Client, request: dict[str, Any]) -> None:
+        self._refuse_in_shutdown()
+        units = self._units(request)
+        disabled = [unit.name for unit in units if not unit.spec.enabled]
+        if disabled and not request.get("all"):
+            raise RefusedError(
+                f"{', '.join(disabled)}: disabled in the configuration", hint="set enabled = true there, then start it"
+            )
+        wanted = [unit for unit in units if unit.spec.enabled]
+        before = {unit.name: unit.state.gen - (unit.state.phase is Phase.READY) for unit in wanted}
+        for unit in wanted:
+            self._core.dispatch(unit, ev.StartAsked())
+        self._remember()
+        self._settle(client, request, before, ready_outcome)
+
+    def _stop(self, client: Client, request: dict[str, Any]) -> None:
+        units = self._units(request)
+        for unit in units:
+            self._core.dispatch(unit, ev.StopAsked())
+        self._remember()
+        self._settle(client, request, {unit.name: unit.state.gen for unit in units}, stopped_outcome)
+
+    def _restart(self, client: Client, request: dict[str, Any]) -> None:
+        self._refuse_in_shutdown()
+        if request.get("if_unhealthy") is True and not request.get("names"):
+            units = list(self._core.units.values())
+        else:
+            units = self._units(request)
+        units = [unit for unit in units if unit.spec.enabled]
+        if request.get("if_running") is True:
+            units = [unit for unit in units if unit.wanted]
+        if request.get("if_unhealthy") is True:
+            units = [unit for unit in units if unit.wanted and needs_restart(unit)]
+        if request.get("rolling") is True:
+            self._roll(client, request, units, [])
+            return
+        before = {unit.name: unit.state.gen for unit in units}
+        for unit in units:
+            self._ask_restart(unit)
+        self._remember()
+        self._settle(client, request, before, ready_outcome)
+
+    def _ask_restart(self, unit: Unit) -> None:
+        unit.asked_incidents |= MENDABLE & set(unit.degraded)
+        self._core.dispatch(unit, ev.RestartAsked())
+
+    def _roll(self, client: Client, request: dict[str, Any], left: list[Unit], ended: list[Outcome]) -> None:
+        if not left or (ended and ended[-1].exit is not Exit.OK):
+            untouched = [Outcome(unit.name, Exit.REFUSED, "not restarted: an earlier one failed") for unit in left]
+            _report(client, [*ended, *untouched])
+            return
+        unit = left[0]
+        before = {unit.name: unit.state.gen}
+        self._ask_restart(unit)
+        self._remember()
+        client.on_gone = self._waiters.wait(
+            before,
+            ready_outcome,
+            timeout_s=_timeout(request),
+            done=lambda outcomes: self._roll(client, request, left[1:], [*ended, *outcomes]),
+        )
+
+    def _wait(self, client: Client, request: dict[str, Any]) -> None:
+        units = [unit for unit in self._core.units.values() if unit.wanted]
+        self._settle(client, {**request, "wait": True}, {unit.name: -1 for unit in units}, ready_outcome)
+
+    def _settle(self, client: Client, request: dict[str, Any], before: dict[str, int], judge: Judge) -> None:
+        if request.get("wait") is False:
+            _report(client, [Outcome(name, Exit.OK, "asked") for name in before])
+            return
+        client.on_gone = self._waiters.wait(
+            before, judge, timeout_s=_timeout(request), done=lambda outcomes: _report(client, outcomes)
+        )
+
+    def _down(self, client: Client, request: dict[str, Any]) -> None:
+        names = [unit.name for unit in self._core.units.values() if unit.child is not None]
+
+        def ended(stuck: list[int]) -> None:
+            exit_code = Exit.DEGRADED if stuck else Exit.OK
+            client.answer({"v": PROTOCOL, "ok": True, "exit": int(exit_code), "stopped": names, "stuck": stuck})
+
+        self._shutdown(self._core.shutting_down or request.get("hurry") is True, ended)
+
+    def _env(self, client: Client, request: dict[str, Any]) -> None:
+        unit = select(self._core.units, [str(request.get("name"))])[0]
+        client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": dict(self._environment(unit))})
+
+    def _sim(self, client: Client, request: dict[str, Any]) -> None:
+        if self._simulate is None:
+            raise RefusedError(
+                "faults can only be made on a simulation, and this supervisor runs the real thing",
+                hint="ollamux up --simulate 4 -d, then ollamux sim FAULT --simulated",
+            )
+        fault, target = request.get("fault"), request.get("target")
+        if target is not None and not isinstance(target, str):
+            raise UsageError("the target must be a name")
+        words = self._simulate(None if fault is None else str(fault), target, request.get("clear") is True)
+        client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "words": words})
+
+    def _refuse_in_shutdown(self) -> None:
+        if self._core.shutting_down:
+            raise RefusedError("the supervisor is stopping", hint="wait until it is down, then: ollamux up")
+
+
+def select(units: Mapping[str, Unit], names: list[str]) -> list[Unit]:
+    """Return the instances that names and globs mean, in the order of the configuration, each once."""
+    from fnmatch import fnmatchcase
+
+    chosen: set[str] = set()
+    for name in names:
+        matching = [known for known in units if known == name or fnmatchcase(known, name)]
+        if not matching:
+            raise unknown_instance(name, list(units))
+        chosen.update(matching)
+    return [unit for known, unit in units.items() if known in chosen]
+
+
+def unknown_instance(name: str, known: list[str]) -> NotFoundError:
+    """Return the error for a name that no instance has, with the nearest one that there is."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    there = ", ".join(known) or "none"
+    hint = f'did you mean "{near[0]}"?' if near else f"there are: {there}"
+    return NotFoundError(f"there is no instance {name!r}", hint=hint)
+
+
+def needs_restart(unit: Unit) -> bool:
+    """Whether a restart may mend what is wrong with an instance, each device fault once per incident."""
+    if unit.state.phase in (Phase.FAILED, Phase.UNHEALTHY):
+        return True
+    return unit.state.phase is Phase.READY and bool((MENDABLE & set(unit.degraded)) - unit.asked_incidents)
+
+
+def health_exit(core: Core) -> Exit:
+    """Return the exit code of `status`: 0 where every wanted instance is READY and not degraded."""
+    wanted = [unit for unit in core.units.values() if unit.wanted]
+    well = all(unit.state.phase is Phase.READY and not unit.degraded for unit in wanted)
+    return Exit.OK if well else Exit.DEGRADED
+
+
+def _report(client: Client, outcomes: list[Outcome]) -> None:
+    worst = max((outcome.exit for outcome in outcomes), key=_badness, default=Exit.OK)
+    client.on_gone = None
+    client.answer(
+        {"v": PROTOCOL, "ok": True, "exit": int(worst), "outcomes": [outcome.as_json() for outcome in outcomes]}
+    )
+
+
+def _badness(code: Exit) -> int:
+    return (Exit.OK, Exit.REFUSED, Exit.TIMEOUT, Exit.DEGRADED).index(code)
+
+
+def _timeout(request: dict[str, Any]) -> float:
+    value = request.get("timeout")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86400:
+        return float(value)
+    return DEFAULT_TIMEOUT_S
+
+
+def _bounded(value: object, low: int, high: int, default: int) -> int:
+    return min(high, max(low, value)) if isinstance(value, int) and not isinstance(value, bool) else default
