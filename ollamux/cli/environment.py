@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ollamux.cli import screen
 from ollamux.cli.target import reach
 from ollamux.cli.words import load
-from ollamux.domain.errors import DeniedError, Exit, NotFoundError, NotRunningError, OllamuxError
+from ollamux.domain.errors import DeniedError, Exit, NotFoundError, NotRunningError, OllamuxError, UsageError
 from ollamux.domain.secrets import mask
 from ollamux.domain.text import safe_text
 from ollamux.protocol.client import ask
@@ -48,7 +48,8 @@ def _planned(name: str, config: str | None) -> dict[str, str]:
 
 def execute(name: str, command: Sequence[str], *, simulated: bool) -> int:
     """Become the command, with OLLAMA_HOST set. Returns only where it cannot be started."""
-    connection, which = reach(simulated)
+    words, flagged = _split(command)
+    connection, which = reach(simulated or flagged)
     status = ask(connection, {"cmd": "status"})["status"]
     instance = next((one for one in status["instances"] if one["name"] == name), None)
     if instance is None:
@@ -59,7 +60,6 @@ def execute(name: str, command: Sequence[str], *, simulated: bool) -> int:
     env["OLLAMA_HOST"] = str(instance["url"])
     if which:
         env["PATH"] = f"{state_dir(os.environ, simulated=True)}/box/bin:{env.get('PATH', os.defpath)}"
-    words = [word for position, word in enumerate(command) if word != "--" or position > 0]
     try:
         os.execvpe(words[0], words, env)
     except FileNotFoundError:
@@ -68,3 +68,14 @@ def execute(name: str, command: Sequence[str], *, simulated: bool) -> int:
         raise DeniedError(f"the command {words[0]!r} may not be run") from None
     except OSError as error:
         raise OllamuxError(f"the command {words[0]!r} could not be started: {error.strerror}") from None
+
+
+def _split(command: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the command and whether `--simulated` stood between the name and the command's own words."""
+    words = list(command)
+    flagged = words[:1] == ["--simulated"]
+    words = words[1:] if flagged else words
+    words = words[1:] if words[:1] == ["--"] else words
+    if not words:
+        raise UsageError("there is no command to run", hint="ollamux exec NAME -- ollama list")
+    return words, flagged

@@ -52,7 +52,7 @@ def initial_config(
         "#",
         "#   ollamux config check   tells every mistake in this file",
         "#   ollamux up             starts the instances",
-        "#   ollamux reload         applies a change to what it concerns, and to nothing else",
+        "#   ollamux status         shows them",
         "#",
         "# A line such as `# key = value` shows a key that may be set, with its default; take the # away to change it.",
         '# Where it says "unset" there is no default: the value is an example, and ollama decides.',

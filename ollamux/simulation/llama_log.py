@@ -70,7 +70,10 @@ def info_lines(head: Gguf, *, new: bool, vocab_only: bool) -> list[str]:
     values |= _vocabulary(head)
     eog = [("EOG token", "0 '<|end|>'"), ("EOG token", "3 '<|im_end|>'")]
     pairs = [*values.items(), *eog, ("max token length", "12")]
-    return lines + [f"print_info: {name:<{width}} = {value}".replace("log_mul = 0", "log_mul= 0" if width < 18 else "log_mul = 0") for name, value in pairs]
+    return lines + [
+        f"print_info: {name:<{width}} = {value}".replace("log_mul = 0", "log_mul= 0" if width < 18 else "log_mul = 0")
+        for name, value in pairs
+    ]
 
 
 def _shape(head: Gguf, *, new: bool) -> dict[str, object]:
