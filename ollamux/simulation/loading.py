@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ollamux.gpu.model import Gpu
 from ollamux.gpu.simulated import sample
 from ollamux.simulation import environment, faults, llama_log
 from ollamux.simulation.devices import Device, missing_text
@@ -53,11 +54,15 @@ class Loader:
 
     def free(self, device: Device) -> int:
         """Return the free memory of a device now; a lost one is told and has what it had."""
-        card = next((c for c in sample(self.box) if c.uuid == device.card.uuid), None) if self.box else None
-        if card is None or card.state != "ok":
+        card = self._card(device)
+        if card is None:
             self.log.warning("refresh", "unable to refresh free memory, using old values")
             return free_bytes(device.card)
         return free_bytes(card)
+
+    def _card(self, device: Device) -> Gpu | None:
+        found = (card for card in sample(self.box) if card.uuid == device.card.uuid) if self.box else iter(())
+        return next((card for card in found if card.state == "ok"), None)
 
     def chosen(self, need: int, options: Options) -> list[Device]:
         """Return the devices for a model: one with room for it, else all of the best library."""
@@ -217,7 +222,8 @@ class Loader:
         self.log.info("device.go:272", "total memory", size=binary_size(total))
 
     def _old_plan(self, head: Gguf, wish: Wish, devices: Sequence[Device]) -> Plan:
-        return plan(head, wish, [(device.name, self.free(device)) for device in devices])
+        cards = [(device.name, self._card(device)) for device in devices]
+        return plan(head, wish, [(name, free_bytes(card)) for name, card in cards if card is not None])
 
     def _print_head(self, head: Gguf, path: str) -> None:
         lines = llama_log.loader_lines(head, path) + llama_log.info_lines(head, new=False, vocab_only=True)
@@ -322,7 +328,7 @@ class Loader:
     def _failed(self, runner: RunnerProcess, path: str) -> None:
         runner.kill()
         words = runner.exit_words
-        said = "\n".join(runner.errors[-2:])
+        said = "\n".join(runner.errors[-3:])
         if self.era.has_llama_server:
             code = os.WEXITSTATUS(runner.status or 0) if os.WIFEXITED(runner.status or 0) else -1
             self.log.write(ERROR, "terminated", "llama-server terminated", error=words, exit=code)

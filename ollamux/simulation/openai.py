@@ -127,12 +127,15 @@ def _chat(app: App, request: Request, row: dict[str, Any]) -> None:
 
     def say(word: str) -> None:
         if streamed:
-            delta = {"content": word} if request.started else {"role": "assistant", "content": word}
+            # Newer versions name the role once.
+            bare = request.started and app.log.era.has_llama_server
+            delta = {"content": word} if bare else {"role": "assistant", "content": word}
             events.send([{"index": 0, "delta": delta, "finish_reason": None}])
 
     answer = speak(app, request, manifest, ask, say, begun)
     if streamed:
-        events.end({"index": 0, "delta": {}, "finish_reason": answer.reason}, answer)
+        delta = {} if app.log.era.has_llama_server else {"role": "assistant", "content": ""}
+        events.end({"index": 0, "delta": delta, "finish_reason": answer.reason}, answer)
         return
     message = {"role": "assistant", "content": "".join(answer.words)}
     choices = [{"index": 0, "message": message, "finish_reason": answer.reason}]

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 _ARG_START_FIELD = 45
 
@@ -65,6 +66,15 @@ def program(programs: Path | None, path: str, module: str) -> list[str]:
     if programs is not None:
         return [str(programs / path)]
     return [sys.executable, "-P", "-m", f"ollamux.simulation.{module}"]
+
+
+def sleep_through_signals() -> NoReturn:
+    """Sleep for ever in the main thread, and run Python's handlers whichever thread a signal was given to."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    while True:
+        os.read(reader, 64)
 
 
 def exit_text(status: int) -> str:

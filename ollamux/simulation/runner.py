@@ -31,11 +31,12 @@ from ollamux.simulation.memory import (
     plan,
     tokens_per_second,
 )
-from ollamux.simulation.process import take_name
+from ollamux.simulation.process import sleep_through_signals, take_name
 from ollamux.simulation.slots import request_lines
 from ollamux.simulation.words import vector, words
 
 DEVICES = "OLLAMUX_SIMULATION_DEVICES"
+TOKENS = "OLLAMUX_SIMULATION_TOKENS_PER_SECOND"
 _JSON = "application/json; charset=utf-8"
 _LOAD_S, _LOAD_MOST_S, _LOAD_BYTES_S = 0.2, 1.8, 5e9
 
@@ -66,8 +67,7 @@ class Runner:
         threading.Thread(target=server.serve, daemon=True).start()
         if wish is not None:
             self.load(wish, flash)
-        while True:
-            signal.pause()
+        sleep_through_signals()
 
     def say(self, lines: list[str]) -> None:
         """Print lines. An older runner dies of a broken pipe, llama-server does not mind one."""
@@ -103,7 +103,8 @@ class Runner:
         time.sleep((_LOAD_S + min(_LOAD_MOST_S, size / _LOAD_BYTES_S)) / self.speed)
         self._print_loaded(wish, placed, flash)
         bandwidths = [card_facts(card)[1] for _, card in cards]
-        self.rate = tokens_per_second(self.head, placed, bandwidths) * self.speed
+        told = environment.number(TOKENS, 0)
+        self.rate = told or tokens_per_second(self.head, placed, bandwidths) * self.speed
         self.wish = wish
         self.state = "ready"
 

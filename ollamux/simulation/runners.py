@@ -21,6 +21,8 @@ _BUFFER = re.compile(rb"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+)
 _OFFLOADED = re.compile(rb"offloaded (\d+)/(\d+) layers to GPU")
 _ERRORS = ("does not divide", "cudaMalloc failed", "out of memory", "failed to allocate", "unable to allocate")
 
+_REAP_S = 0.1
+
 
 def free_port() -> int:
     """Return a loopback port nobody listens on now; between now and its use another may take it, as in life."""
@@ -112,6 +114,11 @@ class RunnerProcess:
 
     def ping(self, timeout_s: float) -> bool:
         """Say whether it lives and answers; a dead one is told in the log."""
+        if not self.ended.is_set():
+            if self.health(timeout_s) == 200:
+                return True
+            # One that was just killed refuses connections a moment before it can be waited for.
+            self.ended.wait(_REAP_S)
         if self.ended.is_set():
             name = "llama-server" if self.log.era.has_llama_server else "llama runner"
             status = self.status or 0
@@ -120,8 +127,7 @@ class RunnerProcess:
                 self.log.warning("gone", f"{name} process no longer running", sys=number, string=self.exit_words)
             else:
                 self.log.warning("gone", f"{name} process no longer running", sys=status, string=self.exit_words)
-            return False
-        return self.health(timeout_s) == 200
+        return False
 
     def post(self, path: str, row: Any) -> Reply:
         """Ask it for work; the answer may take for ever."""

@@ -24,7 +24,7 @@ from ollamux.simulation.http import WILDCARDS, Server, listen
 from ollamux.simulation.loading import Loader
 from ollamux.simulation.logs import Log
 from ollamux.simulation.memory import usable_bytes
-from ollamux.simulation.process import take_name
+from ollamux.simulation.process import sleep_through_signals, take_name
 from ollamux.simulation.runners import ALIVE
 from ollamux.simulation.scheduler import Scheduler
 from ollamux.simulation.store import Store
@@ -91,8 +91,7 @@ class Instance:
         mishaps.watch(self, app)
         app.scheduler.start()
         threading.Thread(target=self.server.serve, daemon=True).start()
-        while True:
-            signal.pause()
+        sleep_through_signals()
 
     def _warn_of_variable(self, message: str, **values: object) -> None:
         self.log.warning("config.go:263", message, **values)

@@ -181,7 +181,8 @@ def _fetch(app: App, weights: Layer, spec: catalogue.ModelSpec, progress: _Progr
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}-partial")
     write_weights(part, spec)
-    ticks = max(1, round(_PULL_S / _PULL_TICK_S / environment.speed()))
+    seconds = _PULL_S / environment.speed()
+    ticks = max(3, round(seconds / _PULL_TICK_S))
     for tick in range(ticks + 1):
         if app.no_space():
             raise ApiError(500, f"write {part}: {_FULL}")
@@ -189,7 +190,7 @@ def _fetch(app: App, weights: Layer, spec: catalogue.ModelSpec, progress: _Progr
             raise ApiError(499, "context canceled")
         done = weights.size * tick // ticks
         progress.tell(**row, **({"completed": done} if done else {}))
-        time.sleep(_PULL_TICK_S if tick < ticks else 0)
+        time.sleep(seconds / ticks if tick < ticks else 0)
     part.rename(path)
 
 

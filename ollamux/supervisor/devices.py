@@ -63,16 +63,18 @@ class Devices:
         """Judge what is loaded: a model that is partly in host memory has spilled."""
         if unit.spec.pinning is not Pinning.GPUS or "cpu_fallback" in unit.degraded:
             return
-        spills = [model for model in unit.models if spilled(model) > 0]
+        spills = {model.name: model for model in unit.models if spilled(model) > 0}
+        whole = {f"spill:{model.name}" for model in unit.models} - {f"spill:{name}" for name in spills}
+        unit.incidents -= whole
         if not spills:
             unit.degraded.pop("spill", None)
-            unit.incidents.discard("spill")
             return
         told = "; ".join(
-            f"{model.name}: {format_size(spilled(model))} of {format_size(model.size_bytes)} is in host memory"
-            for model in spills
+            f"{name}: {format_size(spilled(model))} of {format_size(model.size_bytes)} is in host memory"
+            for name, model in spills.items()
         )
-        self._fault(unit, "spill", unit.spec.on.spill, f"spilled out of the GPU: {told}")
+        keys = {f"spill:{name}" for name in spills}
+        self._fault(unit, "spill", unit.spec.on.spill, f"spilled out of the GPU: {told}", incidents=keys)
 
     def judge_gpus(self, unit: Unit) -> None:
         """Judge the cards themselves: a lost card cannot be mended by a restart, so it is only told."""
@@ -86,13 +88,17 @@ class Devices:
             self._core.note(unit, reason)
         unit.degraded["gpu_lost"] = reason
 
-    def _fault(self, unit: Unit, kind: str, policy: FaultPolicy, reason: str) -> bool:
+    def _fault(
+        self, unit: Unit, kind: str, policy: FaultPolicy, reason: str, *, incidents: set[str] | None = None
+    ) -> bool:
+        """Do what the policy says; True where the instance goes on as it is. A spill is one incident per model."""
         gen = unit.state.gen
+        new = (incidents or {kind}) - unit.incidents
         if policy is FaultPolicy.STOP:
             self._core.dispatch(unit, ev.DeviceStopAsked(gen=gen, reason=reason))
             return False
-        if policy is FaultPolicy.RESTART and kind not in unit.incidents:
-            unit.incidents.add(kind)
+        if policy is FaultPolicy.RESTART and new:
+            unit.incidents |= new
             self._core.dispatch(unit, ev.DeviceRestartAsked(gen=gen, reason=reason))
             return False
         if unit.degraded.get(kind) != reason:

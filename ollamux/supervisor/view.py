@@ -22,9 +22,13 @@ from ollamux.ollama.api import LoadedModel
 from ollamux.supervisor import core as core_module
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
+from ollamux.supervisor.starter import LEFTOVERS
 from ollamux.supervisor.unit import Unit
 from ollamux.system import procs
 from ollamux.system.clock import monotonic, rfc3339, wall
+
+PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, Gpus.RESOURCE})
+"""Waiting for one of these is part of an ordinary start."""
 
 
 class Observer:
@@ -136,13 +140,12 @@ def gpu_view(gpu: Gpu, instances: tuple[str, ...], age_s: float | None) -> GpuVi
 
 def health_of(unit: Unit) -> str:
     """Return "ok", "degraded", "failing" or "unknown"."""
-    if unit.state.phase is Phase.READY:
+    phase = unit.state.phase
+    if phase is Phase.READY:
         return "degraded" if unit.degraded else "ok"
-    if unit.state.phase in (Phase.STARTING, Phase.STOPPED):
-        return "unknown"
-    if unit.state.phase in (Phase.UNHEALTHY, Phase.FAILED, Phase.STUCK, Phase.WAITING):
-        return "failing"
-    return "unknown"
+    if phase is Phase.WAITING:
+        return "unknown" if unit.state.resource in PASSING else "failing"
+    return "failing" if phase in (Phase.UNHEALTHY, Phase.FAILED, Phase.STUCK) else "unknown"
 
 
 def reason_of(unit: Unit) -> str | None:

@@ -12,14 +12,9 @@ from ollamux.domain.errors import Exit
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.text import format_duration
-from ollamux.supervisor.core import START_SLOT, Core, url
-from ollamux.supervisor.gpus import Gpus
-from ollamux.supervisor.starter import LEFTOVERS
+from ollamux.supervisor.core import Core, url
 from ollamux.supervisor.unit import Unit
-from ollamux.supervisor.view import reason_of
-
-_PASSING = frozenset({START_SLOT, LEFTOVERS, Gpus.RESOURCE})
-"""Waiting for one of these is part of an ordinary start."""
+from ollamux.supervisor.view import PASSING, reason_of
 
 
 class Outcome(NamedTuple):
@@ -45,7 +40,7 @@ def ready_outcome(unit: Unit, after_gen: int) -> Outcome | None:
         return Outcome(unit.name, Exit.REFUSED, "superseded: it was stopped meanwhile")
     if state.phase is Phase.FAILED:
         return Outcome(unit.name, Exit.DEGRADED, f"failed: {state.reason}")
-    if state.phase is Phase.WAITING and state.resource not in _PASSING:
+    if state.phase is Phase.WAITING and state.resource not in PASSING:
         return Outcome(unit.name, Exit.DEGRADED, f"not ready: {state.reason}; it is tried again by itself")
     if state.phase is Phase.STUCK:
         return Outcome(unit.name, Exit.DEGRADED, f"pid {state.pid} {state.reason}")
