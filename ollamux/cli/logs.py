@@ -15,6 +15,7 @@ from ollamux.cli import screen
 from ollamux.cli.target import simulation_meant
 from ollamux.domain.errors import Exit, NotFoundError, UsageError
 from ollamux.domain.text import parse_duration, safe_text
+from ollamux.render.cells import cut
 from ollamux.render.lines import log_prefix
 from ollamux.system.clock import wall
 from ollamux.system.logfile import Follower
@@ -204,12 +205,15 @@ def _moment(text: str) -> float | None:
 
 
 class MergedLines:
-    """Collects lines of several instances and prints them in order."""
+    """Collects lines of several instances and prints them in order, cut to `width` columns where it is given."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, names: list[str], *, width: int | None = None) -> None:
         env = os.environ
+        self._width = width
+        self._mark = "…" if screen.unicode(env) else "..."
         color, unicode = screen.color(env), screen.unicode(env)
         self._prefixes = {name: log_prefix(name, names, color=color, unicode=unicode) for name in names}
+        self._indent = max(map(len, names), default=0) + 3
         self._parts: list[list[Line]] = []
 
     def add(self, lines: list[Line]) -> None:
@@ -221,6 +225,12 @@ class MergedLines:
         """Print what was taken, in order of time."""
         parts, self._parts = self._parts, []
         merged = heapq.merge(*parts, key=lambda line: line.at)
-        text = "".join(f"{self._prefixes[line.name]}{safe_text(line.text)}\n" for line in merged)
+        text = "".join(f"{self._prefixes[line.name]}{self._fit(line)}\n" for line in merged)
         if text:
             screen.write(text)
+
+    def _fit(self, line: Line) -> str:
+        text = safe_text(line.text)
+        if self._width is None:
+            return text
+        return cut(text, max(self._width - self._indent, 20), self._mark)

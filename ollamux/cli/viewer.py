@@ -22,6 +22,7 @@ from ollamux.system.logfile import Follower, size
 from ollamux.system.places import log_dir, state_dir
 
 TICK_S = 0.2
+CALM_TICK_S = 1.0
 _SETTLING = ("STARTING", "STOPPING", "SWEEPING", "KILLING")
 
 
@@ -38,16 +39,24 @@ class Viewer:
         self._events.at = size(self._events.path)
         self._logs: dict[str, Follower] = {}
         self._headline = False
+        self._settling = True
+        self._names: list[str] = []
 
     def run(self) -> None:
-        """Draw until the supervisor is gone."""
+        """Draw until the supervisor is gone, or has closed its socket, which is the last thing it does."""
+        looked_at = 0.0
         while os.getppid() == self._supervisor:
-            status = self._status()
-            if status is not None:
-                self._draw(status)
+            status = None
+            if self._settling or time.monotonic() - looked_at >= CALM_TICK_S:
+                looked_at = time.monotonic()
+                status = self._status()
+                if status is None and self._headline:
+                    break
+            self._draw(status)
             time.sleep(TICK_S)
         self._erase()
-        self._say_events(0)
+        self._say_events()
+        self._say_logs()
 
     def _status(self) -> Status | None:
         connection = connect(os.environ, simulated=self._simulated)
@@ -58,14 +67,15 @@ class Viewer:
         except OllamuxError:
             return None
 
-    def _draw(self, status: Status) -> None:
-        names = [instance.name for instance in status.instances]
+    def _draw(self, status: Status | None) -> None:
+        if status is not None:
+            self._names = [instance.name for instance in status.instances]
+            self._settling = any(instance.phase in _SETTLING for instance in status.instances)
         self._erase()
         self._say_headline(status)
-        self._say_events(max(map(len, names), default=0))
-        self._say_logs(names)
-        wanted = [instance for instance in status.instances if instance.wanted == "up"]
-        if any(instance.phase in _SETTLING for instance in status.instances) or not wanted:
+        self._say_events()
+        self._say_logs()
+        if status is not None and self._settling:
             self._draw_block(status)
         self._count += 1
 
@@ -87,26 +97,27 @@ class Viewer:
             screen.write(f"\x1b[{self._height}A\x1b[J")
             self._height = 0
 
-    def _say_headline(self, status: Status) -> None:
-        if self._headline or status.supervisor is None:
+    def _say_headline(self, status: Status | None) -> None:
+        if self._headline or status is None or status.supervisor is None:
             return
         self._headline = True
         what = "SIMULATED  " if self._simulated else ""
         screen.write(f"{what}ollamux {status.version}  {status.supervisor.config}  (Ctrl-C stops everything)\n")
 
-    def _say_events(self, name_width: int) -> None:
+    def _say_events(self) -> None:
         env = os.environ
+        name_width = max(map(len, self._names), default=0)
         for event in decoded(self._events):
             line = event_line(
                 event, color=screen.color(env), width=None, unicode=screen.unicode(env), name_width=name_width
             )
             screen.write(line + "\n")
 
-    def _say_logs(self, names: list[str]) -> None:
+    def _say_logs(self) -> None:
         folder = log_dir(os.environ, simulated=self._simulated)
-        merged = MergedLines(names)
+        merged = MergedLines(self._names, width=screen.width(os.environ))
         wanted = Filter(0.0, None, probes=False)
-        for name in names:
+        for name in self._names:
             follower = self._logs.get(name)
             if follower is None:
                 path = f"{folder}/{name}.log"

@@ -251,7 +251,7 @@ def spawn_blocked(state: Instance, event: ev.SpawnBlocked, now: float) -> Step:
 @_leads_to(Phase.STARTING)
 def freed(state: Instance, event: ev.ResourceFreed, now: float) -> Step:
     """The resource that was waited for may be free."""
-    return _spawn(state, now, reason=state.reason) if event.resource == state.resource else Step(state)
+    return _spawn(state, now) if event.resource == state.resource else Step(state)
 
 
 @_leads_to(Phase.READY)
@@ -331,8 +331,10 @@ def emptied(state: Instance, event: ev.GroupEmptied, now: float) -> Step:
 
 @_leads_to(Phase.STARTING)
 def time_to_spawn(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
-    """The wait is over."""
-    return _spawn(state, now, reason=state.reason) if _due(state, now) else Step(state)
+    """The wait is over. Until it is ready the last failure explains why it starts; a resource is no news any more."""
+    if not _due(state, now):
+        return Step(state)
+    return _spawn(state, now, reason=state.reason if state.resource is None else None)
 
 
 @_leads_to(Phase.STOPPING)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -37,11 +38,13 @@ from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
 from ollamux.system import child
+from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, write_atomic
 from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
 
 GPU_PATIENCE_S = 0.5
 """Where no instance is pinned the cards are only shown, and are read after the instances have been started."""
+VIEWER_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +180,18 @@ class _Supervisor:
             self.server.close()
             self.gpus.close()
             core.loop.close()
+            self._see_off_viewers()
         return self.exit_code
+
+    def _see_off_viewers(self) -> None:
+        """Let the viewer say its last words before the shell has its prompt back; a stopped one is not waited for."""
+        until = monotonic() + VIEWER_PATIENCE_S
+        for pid in self._viewers:
+            handle = os.pidfd_open(pid)
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll(max(0.0, until - monotonic()) * 1000)
+            os.close(handle)
 
     def _at_leisure(self) -> None:
         """Import what is needed later: an installer may replace files under a running program."""

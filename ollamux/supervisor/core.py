@@ -154,7 +154,6 @@ def next_action(unit: Unit) -> str | None:
     if state.phase is Phase.WAITING:
         return "look again" if state.resource is not None else f"restart {max(state.spawns, 1)}"
     return {
-        Phase.STARTING: "restart, if it is not ready by then",
         Phase.UNHEALTHY: "restart",
         Phase.STOPPING: "kill",
         Phase.SWEEPING: "kill what is left",

@@ -243,7 +243,7 @@ HISTORIES: dict[str, tuple[Line, ...] | tuple[Instance, tuple[Line, ...]]] = {
     "a taken port is waited for by name and is no failure": (
         at(0, START, P.STARTING, Spawn(gen=1)),
         at(0, taken(1), P.WAITING, due=5, resource=PORT, failures=0, gen=0, reason=f"{PORT} is taken by pid 812"),
-        at(5, due(0), P.STARTING, Spawn(gen=1), resource=None, reason=f"{PORT} is taken by pid 812"),
+        at(5, due(0), P.STARTING, Spawn(gen=1), resource=None, reason=None),
         at(5, taken(1), P.WAITING, due=10, failures=0, gen=0),
         at(6, ev.ResourceFreed(resource="port 1"), P.WAITING, due=10),
         at(7, ev.ResourceFreed(resource=PORT), P.STARTING, Spawn(gen=1)),
