@@ -7,26 +7,36 @@ import sys
 
 _VIEWS = ("gpus", "instances", "models", "processes")
 _FORMS = ("table", "wide", "json")
+_INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        code = _status(sys.argv[1:])
-        if code is None:
-            code = _up(sys.argv[1:])
-        if code is None:
-            from ollamux.cli.app import run
-
-            code = run(sys.argv[1:])
+        code = _run(sys.argv[1:])
     except KeyboardInterrupt:
-        code = 130
+        code = _INTERRUPTED
     except BrokenPipeError:
-        from ollamux.cli.screen import hush
-
-        hush()
         code = 0
+    except Exception as error:  # noqa: BLE001 - the last resort: a person is never shown a traceback
+        from ollamux.cli.failure import tell
+
+        code = tell(error)
     sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    from ollamux.cli.screen import open_missing
+
+    open_missing()
+    code = _status(words)
+    if code is None:
+        code = _up(words)
+    if code is None:
+        from ollamux.cli.app import run
+
+        code = run(words)
+    return code
 
 
 def _status(words: list[str]) -> int | None:
@@ -46,20 +56,13 @@ def _status(words: list[str]) -> int | None:
             return None
     if form not in _FORMS:
         return None
-    from ollamux.cli import screen
-    from ollamux.protocol.client import connect, draw_request, drawn, exchange
+    from ollamux.cli import drawing, screen
+    from ollamux.protocol.client import connect
 
-    env = os.environ
-    connection = connect(env, simulated=simulated)
+    connection = connect(os.environ, simulated=simulated)
     if connection is None:
         return None
-    request = draw_request(
-        view=view, form=form, width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env)
-    )
-    try:
-        answer = drawn(exchange(connection, request))
-    except OSError:
-        return None
+    answer = drawing.drawn_by(connection, view, form, simulated=simulated)
     if answer is None:
         return None
     screen.write(answer[1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -10,8 +9,6 @@ import typer
 
 from ollamux import __version__
 from ollamux.cli import screen
-from ollamux.domain.errors import Exit, OllamuxError
-from ollamux.render.errors import error_text
 
 EXIT_CODES = (
     "Exit codes: 0 done, and for status every wanted instance READY and not degraded; 1 internal error; 2 usage; "
@@ -245,9 +242,7 @@ def status(
     ] = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|wide|json")] = "table",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw again and again, until Ctrl-C.")] = False,
-    interval: Annotated[
-        float, typer.Option("--interval", metavar="S", min=0.1, max=3600.0, help="Seconds between.")
-    ] = 2.0,
+    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between.")] = "2",
     config: Config = None,
     simulated: Simulated = False,
 ) -> int:
@@ -336,31 +331,9 @@ def sim(
 
 
 def run(words: Sequence[str]) -> int:
-    """Run the command that the words name; print whatever goes wrong in one place."""
+    """Run the command that the words name. Raises whatever goes wrong, to be told in one place."""
     try:
         code = app(list(words), standalone_mode=False)
-        return int(code) if isinstance(code, int) else 0
-    except OllamuxError as error:
-        screen.write(error_text(error), fd=2)
-        return int(error.exit_code)
     except typer.Abort:
-        screen.write("\n", fd=2)
-        return 130
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the last resort: a person is never shown a traceback
-        return _unexpected(error)
-
-
-def _unexpected(error: Exception) -> int:
-    show = getattr(error, "show", None)
-    if show is not None:  # typer's own: wrong words
-        show(file=sys.stderr)
-        return int(getattr(error, "exit_code", Exit.USAGE))
-    if isinstance(error, OSError):
-        where = f" {error.filename}" if error.filename else ""
-        screen.write(f"ollamux: {error.strerror or error}{where}\n", fd=2)
-        return int(Exit.INTERNAL)
-    from ollamux.cli.bug import report
-
-    return report(error)
+        raise KeyboardInterrupt from None
+    return int(code) if isinstance(code, int) else 0

@@ -23,5 +23,5 @@ def report(error: BaseException) -> int:
         where = f"please report it with {path}"
     except OSError:
         where = "please report it with the command that led to it"
-    screen.write(f"ollamux: internal error: {what}\n  {where}\n", fd=2)
+    screen.say(f"ollamux: internal error: {what}\n  {where}\n", fd=2)
     return int(Exit.INTERNAL)

@@ -24,7 +24,7 @@ def init(config: str | None, *, force: bool, stdout: bool) -> int:
         screen.write(text)
         return int(Exit.OK)
     path = write_initial(init_path(config), text, force=force)
-    screen.write(f"wrote {path}\nnext: look at it, then  ollamux up\n")
+    screen.say(f"wrote {path}\nnext: look at it, then  ollamux up\n")
     return int(Exit.OK)
 
 
@@ -73,15 +73,15 @@ def check(explicit: str | None, *, here: bool, quiet: bool) -> int:
     """Judge the file; with `here` also whether this machine has what it names."""
     path, _, fleet = load(explicit)
     for warning in warnings(fleet):
-        screen.write(f"warning: {warning}\n", fd=2)
+        screen.say(f"warning: {warning}\n", fd=2)
     missing = _missing_here(fleet) if here else []
     for problem in missing:
-        screen.write(f"ollamux: {problem}\n", fd=2)
+        screen.say(f"ollamux: {problem}\n", fd=2)
     if missing:
         return int(Exit.NOT_FOUND)
     if not quiet:
         count = len(fleet.instances)
-        screen.write(f"{path}: valid, {count} instance{'' if count == 1 else 's'}\n")
+        screen.say(f"{path}: valid, {count} instance{'' if count == 1 else 's'}\n")
     return int(Exit.OK)
 
 
@@ -99,7 +99,7 @@ def _missing_here(fleet: FleetSpec) -> list[str]:
     try:
         check_programs(fleet, os.environ)
     except OllamuxError as error:
-        found.append(error.message)
+        found.append(error.message if error.hint is None else f"{error.message}\n  {error.hint}")
     return found
 
 

@@ -6,20 +6,18 @@ import os
 from collections.abc import Sequence
 
 from ollamux.cli import screen
-from ollamux.cli.target import reach
+from ollamux.cli.target import question
 from ollamux.cli.words import load
 from ollamux.domain.errors import DeniedError, Exit, NotFoundError, NotRunningError, OllamuxError, UsageError
 from ollamux.domain.secrets import mask
 from ollamux.domain.text import safe_text
-from ollamux.protocol.client import ask
 from ollamux.system.places import home, state_dir
 
 
 def show(name: str, *, reveal: bool, config: str | None, simulated: bool) -> int:
     """Print the environment, one variable a line; of a fleet that does not run, the one it would get."""
     try:
-        connection, _ = reach(simulated)
-        env: dict[str, str] = ask(connection, {"cmd": "env", "name": name})["env"]
+        env: dict[str, str] = question({"cmd": "env", "name": name}, simulated=simulated)[0]["env"]
     except NotRunningError:
         if simulated:
             raise
@@ -40,17 +38,17 @@ def _planned(name: str, config: str | None) -> dict[str, str]:
     if spec is None:
         raise unknown_instance(name, [known.name for known in fleet.instances])
     found = resolve(spec, read_gpus())
-    screen.write("no supervisor is running; this is what it would set now\n", fd=2)
+    screen.say("no supervisor is running; this is what it would set now\n", fd=2)
     if found.problem is not None:
-        screen.write(f"{name}: {found.problem}\n", fd=2)
+        screen.say(f"{name}: {found.problem}\n", fd=2)
     return child_env(spec, gpus=found.gpus, outer=os.environ, home=home(os.environ), version=None, markers={})
 
 
 def execute(name: str, command: Sequence[str], *, simulated: bool) -> int:
     """Become the command, with OLLAMA_HOST set. Returns only where it cannot be started."""
     words, flagged = _split(command)
-    connection, which = reach(simulated or flagged)
-    status = ask(connection, {"cmd": "status"})["status"]
+    reply, which = question({"cmd": "status"}, simulated=simulated or flagged)
+    status = reply["status"]
     instance = next((one for one in status["instances"] if one["name"] == name), None)
     if instance is None:
         from ollamux.supervisor.requests import unknown_instance
@@ -63,9 +61,10 @@ def execute(name: str, command: Sequence[str], *, simulated: bool) -> int:
     try:
         os.execvpe(words[0], words, env)
     except FileNotFoundError:
-        raise NotFoundError(f"the command {words[0]!r} was not found") from None
+        where = "there is no such file" if "/" in words[0] else "it is not on PATH"
+        raise NotFoundError(f"the command {words[0]!r} was not found: {where}") from None
     except PermissionError:
-        raise DeniedError(f"the command {words[0]!r} may not be run") from None
+        raise DeniedError(f"the command {words[0]!r} may not be run", hint="is it a program? ls -l tells") from None
     except OSError as error:
         raise OllamuxError(f"the command {words[0]!r} could not be started: {error.strerror}") from None
 

@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.target import simulation_meant
+from ollamux.cli.names import require_known
+from ollamux.cli.target import simulation_meant, way_to_records
 from ollamux.domain.errors import Exit, NotFoundError, UsageError
 from ollamux.render.lines import event_line
 from ollamux.supervisor.journal import FILE_NAME
@@ -26,15 +27,19 @@ def events(names: list[str] | None, *, follow: bool, lines: int, output: str, si
         raise UsageError(f"-o: there is no form {output!r}", hint="there are: table, json")
     path = f"{state_dir(os.environ, simulated=simulation_meant(simulated))}/{FILE_NAME}"
     if not os.path.exists(path) and not follow:
-        raise NotFoundError("nothing has been recorded yet", hint="ollamux up")
+        raise NotFoundError("nothing has been recorded yet", hint=way_to_records(simulated))
     follower = Follower(path)
-    found = [event for event in _read(path + ".1") if _wanted(event, names)]
-    found += [event for event in decoded(follower) if _wanted(event, names)]
-    _show(found[-lines:] if lines else [], output)
+    found = [*_read(path + ".1"), *decoded(follower)]
+    seen = {str(event["instance"]) for event in found if event.get("instance") is not None}
+    if seen:
+        require_known(names, sorted(seen), "no event")
+    wanted = [event for event in found if _wanted(event, names)]
+    width = max(map(len, seen), default=0)
+    _show(wanted[-lines:] if lines else [], output, width)
     try:
-        while follow:
+        while follow and screen.is_read():
             time.sleep(_POLL_S)
-            _show([event for event in decoded(follower) if _wanted(event, names)], output)
+            _show([event for event in decoded(follower) if _wanted(event, names)], output, width)
     except KeyboardInterrupt:
         pass  # the usual way to end it
     return int(Exit.OK)
@@ -63,14 +68,12 @@ def _wanted(event: dict[str, Any], names: list[str] | None) -> bool:
     return not names or any(fnmatchcase(str(event.get("instance")), name) for name in names)
 
 
-def _show(found: list[dict[str, Any]], output: str) -> None:
+def _show(found: list[dict[str, Any]], output: str, width: int) -> None:
     env = os.environ
-    width = max((len(str(event.get("instance") or "")) for event in found), default=0)
+    color, unicode = screen.color(env), screen.unicode(env)
     for event in found:
         if output == "json":
             screen.write(json.dumps(event, ensure_ascii=False) + "\n")
         else:
-            line = event_line(
-                event, color=screen.color(env), width=None, unicode=screen.unicode(env), name_width=width, date=True
-            )
+            line = event_line(event, color=color, width=None, unicode=unicode, name_width=width, date=True)
             screen.write(line + "\n")

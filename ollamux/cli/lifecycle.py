@@ -7,7 +7,7 @@ import select
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.target import reach
+from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
 from ollamux.domain.errors import Exit, NotRunningError, UsageError
 from ollamux.domain.text import safe_text
@@ -35,7 +35,7 @@ def change(
     if names and every:
         raise UsageError("names and --all exclude each other")
     try:
-        connection, _ = reach(simulated)
+        status, which = question({"cmd": "status"}, simulated=simulated)
     except NotRunningError:
         if if_running:
             return int(Exit.OK)
@@ -51,19 +51,19 @@ def change(
         "if_running": if_running,
     }
     if not names and not every and not if_unhealthy:
-        request["names"] = [_only_instance(command, simulated)]
+        request["names"] = [_only_instance(command, status)]
+    connection, _ = reach(which)
     reply = ask(connection, request, timeout_s=None if rolling else timeout_s + _GRACE_S)
     _tell(reply["outcomes"], quiet=quiet, command=command)
     return int(reply["exit"])
 
 
-def _only_instance(command: str, simulated: bool) -> str:
+def _only_instance(command: str, reply: dict[str, Any]) -> str:
     """Return the one instance there is; with several, a bare command would hit the whole fleet by accident."""
-    connection, _ = reach(simulated)
-    names = [instance["name"] for instance in ask(connection, {"cmd": "status"})["status"]["instances"]]
+    names = [instance["name"] for instance in reply["status"]["instances"]]
     if len(names) != 1:
         there = ", ".join(names)
-        raise UsageError(f"{command} which instance? There are {there}", hint=f"name them, or use {command} --all")
+        raise UsageError(f"{command} which instance? There are {there}", hint=f"name them, or: ollamux {command} --all")
     return str(names[0])
 
 
@@ -73,22 +73,22 @@ def _tell(outcomes: list[dict[str, Any]], *, quiet: bool, command: str) -> None:
         well = outcome["exit"] == Exit.OK
         if well and quiet:
             continue
-        screen.write(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
+        screen.say(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
     if not outcomes and not quiet:
         screen.write(f"nothing to {command}\n")
 
 
 def down(*, simulated: bool, now: bool, quiet: bool) -> int:
     """Stop all instances and the supervisor; return once it is gone."""
-    connection, which = reach(simulated)
-    pid = int(ask(connection, {"cmd": "status"})["status"]["supervisor"]["pid"])
+    status, which = question({"cmd": "status"}, simulated=simulated)
+    pid = int(status["status"]["supervisor"]["pid"])
     connection, _ = reach(which)
     reply = ask(connection, {"cmd": "down", "hurry": now})
     _wait_for_end(pid)
     stuck = reply.get("stuck") or []
     if stuck:
         pids = ", ".join(map(str, stuck))
-        screen.write(f"ollamux: pid {pids} could not be ended: it hangs in the kernel\n  a reboot ends it\n", fd=2)
+        screen.say(f"ollamux: pid {pids} could not be ended: it hangs in the kernel\n  a reboot ends it\n", fd=2)
     elif not quiet:
         stopped = len(reply.get("stopped") or [])
         screen.write(f"stopped {stopped} instance{'' if stopped == 1 else 's'} and the supervisor\n")

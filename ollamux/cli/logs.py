@@ -12,8 +12,9 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ollamux.cli import screen
-from ollamux.cli.target import simulation_meant
-from ollamux.domain.errors import Exit, NotFoundError, UsageError
+from ollamux.cli.names import require_known
+from ollamux.cli.target import simulation_meant, way_to_records
+from ollamux.domain.errors import DeniedError, Exit, NotFoundError, UsageError
 from ollamux.domain.text import parse_duration, safe_text
 from ollamux.render.cells import cut
 from ollamux.render.lines import log_prefix
@@ -65,39 +66,52 @@ def logs(
 ) -> int:
     """Show the last lines of each instance, and with `follow` those that come."""
     folder = log_dir(os.environ, simulated=simulation_meant(simulated))
-    chosen = _chosen(folder, names)
+    known = _known(folder)
+    if not known and not follow:
+        raise NotFoundError("nothing has been logged yet", hint=way_to_records(simulated))
+    if known:
+        require_known(names, known, "no log")
     wanted = Filter(_since(since), _pattern(grep), probes)
-    show = MergedLines(chosen)
-    followers = {name: Follower(f"{folder}/{name}{_LOG_SUFFIX}") for name in chosen}
-    for name, follower in followers.items():
-        follower.at = _size(follower.path)
+    shown = [name for name in known if _is_chosen(name, names)]
+    show = MergedLines(shown)
+    followers: dict[str, Follower] = {}
+    for name in shown:
+        followers[name] = Follower(f"{folder}/{name}{_LOG_SUFFIX}")
+        followers[name].at = _size(followers[name].path)
         show.add(_last(folder, name, lines, wanted))
     show.flush()
     try:
-        while follow:
+        while follow and screen.is_read():
             time.sleep(_POLL_S)
-            for name, follower in followers.items():
-                show.add([line for line in timed(name, whole_lines(follower), wall()) if wanted.takes(line)])
-            show.flush()
+            _follow(folder, names, followers, wanted)
     except KeyboardInterrupt:
         pass  # the usual way to end it
     return int(Exit.OK)
 
 
-def _chosen(folder: str, names: list[str] | None) -> list[str]:
+def _follow(folder: str, names: list[str] | None, followers: dict[str, Follower], wanted: Filter) -> None:
+    """Print what was written since the last look, also by instances that were not there then."""
+    for name in _known(folder):
+        if name not in followers and _is_chosen(name, names):
+            followers[name] = Follower(f"{folder}/{name}{_LOG_SUFFIX}")
+    show = MergedLines(list(followers))
+    for name, follower in followers.items():
+        show.add([line for line in timed(name, whole_lines(follower), wall()) if wanted.takes(line)])
+    show.flush()
+
+
+def _known(folder: str) -> list[str]:
     try:
         files = sorted(os.listdir(folder))
-    except OSError:
-        raise NotFoundError("nothing has been logged yet", hint="ollamux up") from None
-    known = [name.removesuffix(_LOG_SUFFIX) for name in files if name.endswith(_LOG_SUFFIX) and name != _OWN_LOG]
-    if not names:
-        return known
-    for name in names:
-        if not any(fnmatchcase(one, name) for one in known):
-            from ollamux.supervisor.requests import unknown_instance
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DeniedError(f"{folder} cannot be read: {error.strerror}", hint=f"ls -ld {folder}") from None
+    return [name.removesuffix(_LOG_SUFFIX) for name in files if name.endswith(_LOG_SUFFIX) and name != _OWN_LOG]
 
-            raise unknown_instance(name, known)
-    return [one for one in known if any(fnmatchcase(one, name) for name in names)]
+
+def _is_chosen(name: str, names: list[str] | None) -> bool:
+    return not names or any(fnmatchcase(name, one) for one in names)
 
 
 def _since(text: str | None) -> float:
@@ -227,7 +241,7 @@ class MergedLines:
         merged = heapq.merge(*parts, key=lambda line: line.at)
         text = "".join(f"{self._prefixes[line.name]}{self._fit(line)}\n" for line in merged)
         if text:
-            screen.write(text)
+            screen.say(text)
 
     def _fit(self, line: Line) -> str:
         text = safe_text(line.text)

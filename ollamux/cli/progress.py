@@ -13,6 +13,7 @@ from ollamux.domain.snapshot import from_json
 from ollamux.domain.text import format_duration, safe_text
 from ollamux.protocol.client import ask
 from ollamux.render.lines import progress_block
+from ollamux.system.places import log_dir
 
 REDRAW_S = 0.15
 
@@ -20,12 +21,18 @@ REDRAW_S = 0.15
 def wait_until_ready(*, simulated: bool, timeout_s: float, quiet: bool) -> int:
     """Return once every wanted instance is ready, or cannot get ready by itself soon."""
     began = time.monotonic()
-    block = _Block(live=screen.is_terminal() and not quiet)
+    block = _Block(live=screen.is_drawable(os.environ) and not quiet)
     reply: dict[str, Any] | None = None
-    while reply is None:
-        left = timeout_s - (time.monotonic() - began)
-        reply = _wait_a_moment(simulated, max(left, 0.0), REDRAW_S if block.live and left > REDRAW_S else left)
-        block.draw(simulated, time.monotonic() - began)
+    try:
+        while reply is None:
+            left = timeout_s - (time.monotonic() - began)
+            reply = _wait_a_moment(simulated, max(left, 0.0), REDRAW_S if block.live and left > REDRAW_S else left)
+            block.draw(simulated, time.monotonic() - began)
+    except NotRunningError:
+        log = f"{log_dir(os.environ, simulated=simulated)}/supervisor.log"
+        raise NotRunningError(
+            "the supervisor ended before its instances were ready", hint=f"ollamux events says more, or {log}"
+        ) from None
     block.clear()
     _tell(reply, simulated=simulated, seconds=time.monotonic() - began, quiet=quiet)
     return int(reply["exit"])
@@ -81,12 +88,11 @@ def _tell(reply: dict[str, Any], *, simulated: bool, seconds: float, quiet: bool
     for outcome in outcomes:
         well = outcome["exit"] == Exit.OK
         if not (well and quiet):
-            screen.write(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
+            screen.say(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
     if quiet:
         return
     ready = sum(outcome["exit"] == Exit.OK for outcome in outcomes)
     what = "SIMULATED: " if simulated else ""
     flag = " --simulated" if simulated else ""
-    screen.write(
-        f"{what}{ready} of {len(outcomes)} instances READY after {format_duration(seconds)}.  ollamux status{flag}\n"
-    )
+    after = f"{what}{ready} of {len(outcomes)} instances READY after {format_duration(seconds)}"
+    screen.say(f"{after}.  ollamux status{flag}  shows them\n")

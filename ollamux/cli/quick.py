@@ -10,8 +10,6 @@ from ollamux.cli import screen
 from ollamux.config.cache import load_fleet
 from ollamux.config.find import find_config
 from ollamux.config.source import read_source
-from ollamux.domain.errors import OllamuxError
-from ollamux.render.errors import error_text
 from ollamux.supervisor.__main__ import cache_path
 from ollamux.supervisor.__main__ import main as supervisor
 from ollamux.system.files import private_dir
@@ -20,14 +18,8 @@ from ollamux.system.places import state_dir
 
 def up(explicit: str | None) -> int | None:
     """Run the supervisor in this process; None where there is no configuration and somebody must be asked."""
-    try:
-        found = find_config(explicit, os.environ, Path.cwd())
-        if found.path is None:
-            return None
-        return run(found.path, simulated=False)
-    except OllamuxError as error:
-        screen.write(error_text(error), fd=2)
-        return int(error.exit_code)
+    found = find_config(explicit, os.environ, Path.cwd())
+    return None if found.path is None else run(found.path, simulated=False)
 
 
 def run(config: Path, *, simulated: bool) -> int:

@@ -6,6 +6,20 @@ import os
 import sys
 from collections.abc import Mapping
 
+_POLL_ERROR = 0x008
+"""POLLERR: what a pipe reports whose reader went away (poll(2))."""
+_gone: set[int] = set()
+"""Descriptors whose reader went away."""
+
+
+def open_missing() -> None:
+    """Put /dev/null where a standard stream was closed, so that no socket or file gets its number."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+
 
 def is_terminal(fd: int = 1) -> bool:
     """Whether a descriptor is a terminal."""
@@ -13,6 +27,11 @@ def is_terminal(fd: int = 1) -> bool:
         return os.isatty(fd)
     except OSError:
         return False
+
+
+def is_drawable(env: Mapping[str, str]) -> bool:
+    """Whether lines can be drawn over: on a terminal that knows how to move its cursor."""
+    return env.get("TERM", "dumb") not in ("", "dumb") and is_terminal()
 
 
 def width(env: Mapping[str, str]) -> int:
@@ -28,7 +47,7 @@ def width(env: Mapping[str, str]) -> int:
 
 def color(env: Mapping[str, str]) -> bool:
     """Whether to use colour: on a terminal that knows it, unless `NO_COLOR` is set (no-color.org)."""
-    return not env.get("NO_COLOR") and env.get("TERM", "dumb") not in ("", "dumb") and is_terminal()
+    return not env.get("NO_COLOR") and is_drawable(env)
 
 
 def unicode(env: Mapping[str, str]) -> bool:
@@ -42,19 +61,50 @@ def unicode(env: Mapping[str, str]) -> bool:
     return "utf-8" in named.lower() or "utf8" in named.lower()
 
 
+def say(text: str, fd: int = 1) -> None:
+    """Write text for people: in ASCII where the locale shows no more."""
+    if not text.isascii() and not unicode(os.environ):
+        from ollamux.render.pen import ascii_text
+
+        text = ascii_text(text)
+    write(text, fd)
+
+
 def write(text: str, fd: int = 1) -> None:
-    """Write a whole text; a reader that went away is no error."""
+    """Write a whole text; a reader that went away is no error. Raises OllamuxError where it cannot be written.
+
+    What cannot be told on standard error is lost: there is no other place to tell it.
+    """
     data = text.encode("utf-8", "backslashreplace")
     try:
         while data:
             data = data[os.write(fd, data) :]
     except BrokenPipeError:
-        hush()
+        _hush(fd)
+    except OSError as error:
+        if fd == 2:
+            return
+        from ollamux.domain.errors import OllamuxError
+
+        raise OllamuxError(f"the output could not be written: {error.strerror}") from None
 
 
-def hush() -> None:
-    """Keep the interpreter from complaining, at exit, about a pipe whose reader went away."""
+def is_read(fd: int = 1) -> bool:
+    """Whether anybody can still read what is written: a pipe into `head` ends, and who follows a log has to notice."""
+    if fd in _gone:
+        return False
+    import select
+
+    poll = select.poll()
+    poll.register(fd, 0)
+    return not any(found & _POLL_ERROR for _, found in poll.poll(0))
+
+
+def _hush(fd: int) -> None:
+    """Lead the descriptor nowhere: what else is written there, the interpreter's last words too, is no error."""
+    _gone.add(fd)
     null = os.open("/dev/null", os.O_WRONLY)
-    os.dup2(null, 1)
+    os.dup2(null, fd)
     os.close(null)
-    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - stands in for the interpreter's own
+    if fd == 1:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - stands in for the interpreter's own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from ollamux.config.warn import warnings
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
 from ollamux.supervisor.__main__ import cache_path
 from ollamux.supervisor.boot import check_programs
-from ollamux.system.files import Lock, private_dir, read_bounded
+from ollamux.system.files import private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
 BOOT_PATIENCE_S = 30.0
@@ -46,15 +47,23 @@ def up(
 
 
 def is_running(simulated: bool) -> bool:
-    """Whether somebody holds the supervisor's lock, answering or not."""
-    path = f"{state_dir(os.environ, simulated=simulated)}/lock"
-    if not os.path.exists(path):
+    """Whether somebody holds the supervisor's lock, answering or not.
+
+    Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
+    """
+    try:
+        fd = os.open(f"{state_dir(os.environ, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
         return False
-    lock = Lock(path)
-    if lock.take():
-        lock.release()
-        return False
-    return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks; the supervisor will say so
+    finally:
+        os.close(fd)
+    return False
 
 
 def _running_already(simulated: bool, *, ensure: bool) -> int:
@@ -93,13 +102,25 @@ def _offer_init() -> Path | None:
 
     text, path = initial_text(), init_path(None)
     shown = "\n".join(line for line in text.splitlines() if line and not line.startswith("#"))
-    screen.write(f"There is no configuration yet. For this machine it would be:\n\n{shown}\n\n")
-    screen.write(f"Write it to {path}, with every option explained, and start? [Y/n] ")
-    answer = sys.stdin.readline()
-    if not answer or answer.strip().lower() not in ("", "y", "yes"):
-        screen.write("nothing was written or started\n")
+    screen.say(f"There is no configuration yet. For this machine it would be:\n\n{shown}\n\n")
+    if not _agrees(f"Write it to {path}, with every option explained, and start? [Y/n] "):
+        screen.say("nothing was written or started\n")
         return None
-    return write_initial(path, text, force=False)
+    written = write_initial(path, text, force=False)
+    screen.say(f"wrote {written}\n")
+    return written
+
+
+def _agrees(question: str) -> bool:
+    """Ask on the terminal; Ctrl-D and Ctrl-C are a no."""
+    screen.say(question)
+    try:
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        answer = ""
+    if not answer.endswith("\n"):
+        screen.write("\n")
+    return bool(answer) and answer.strip().lower() in ("", "y", "yes")
 
 
 def prepare_simulation(count: int, config: str | None) -> Path:
@@ -119,20 +140,25 @@ def _detached(path: Path, *, simulated: bool, wait: bool, timeout_s: float, quie
     check_programs(fleet, os.environ)
     if not quiet:
         for warning in warnings(fleet):
-            screen.write(f"warning: {warning}\n", fd=2)
+            screen.say(f"warning: {warning}\n", fd=2)
+    flag = " --simulated" if simulated else ""
     try:
         _spawn(path, simulated=simulated)
+        if wait:
+            from ollamux.cli.progress import wait_until_ready
+
+            return wait_until_ready(simulated=simulated, timeout_s=timeout_s, quiet=quiet)
     except RefusedError:
         if ensure and is_running(simulated):
             return int(Exit.OK)  # another one was quicker
         raise
-    if not wait:
-        if not quiet:
-            screen.write("the supervisor runs; ollamux status shows how far the instances are\n")
-        return int(Exit.OK)
-    from ollamux.cli.progress import wait_until_ready
-
-    return wait_until_ready(simulated=simulated, timeout_s=timeout_s, quiet=quiet)
+    except KeyboardInterrupt:
+        way_out = f"ollamux status{flag} shows how far it is, ollamux down{flag} ends it"
+        screen.say(f"\ninterrupted; the supervisor goes on by itself\n  {way_out}\n", fd=2)
+        raise
+    if not quiet:
+        screen.say(f"the supervisor runs; ollamux status{flag} shows how far the instances are\n")
+    return int(Exit.OK)
 
 
 def _spawn(path: Path, *, simulated: bool) -> None:

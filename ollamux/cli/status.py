@@ -4,94 +4,78 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Callable
 
 from ollamux import __version__
 from ollamux.cli import screen
+from ollamux.cli.drawing import drawn_by
 from ollamux.cli.target import reach
+from ollamux.cli.watch import Frame, Watch
 from ollamux.cli.words import load
 from ollamux.domain.errors import Exit, NotRunningError, OllamuxError, UsageError
 from ollamux.domain.phases import Phase
 from ollamux.domain.snapshot import VIEWS, InstanceView, Status, as_json
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
-from ollamux.protocol.client import draw_request, drawn, exchange
+from ollamux.domain.text import parse_duration
 from ollamux.render.errors import error_text
 from ollamux.system.clock import rfc3339, wall
 
 _FORMS = ("table", "wide", "json")
+_SHORTEST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 3600.0
 
 
-def status(view: str | None, *, output: str, watch: bool, interval: float, config: str | None, simulated: bool) -> int:
+def status(view: str | None, *, output: str, watch: bool, interval: str, config: str | None, simulated: bool) -> int:
     """Show the whole box, or one view of it."""
     if view is not None and view not in VIEWS:
         raise UsageError(f"there is no view {view!r}", hint=f"there are: {', '.join(VIEWS)}")
     if output not in _FORMS:
         raise UsageError(f"-o: there is no form {output!r}", hint=f"there are: {', '.join(_FORMS)}")
+    pause_s = _pause(interval)
 
-    def frame() -> tuple[int, str]:
+    def frame() -> Frame:
         return _frame(view, output, config=config, simulated=simulated)
 
     if watch:
-        return _watch(frame, interval)
-    code, text = frame()
+        return Watch(frame, pause_s, drawable=output != "json" and screen.is_drawable(os.environ)).run()
+    code, text, aside = frame()
+    screen.say(aside, fd=2)
     screen.write(text)
     return code
 
 
-def _frame(view: str | None, output: str, *, config: str | None, simulated: bool) -> tuple[int, str]:
-    env = os.environ
+def _pause(text: str) -> float:
+    """Read the seconds between two looks, as a number or a duration. Raises UsageError."""
+    found = parse_duration(text)
     try:
-        connection, _ = reach(simulated)
+        pause_s = float(text) if found is None else found
+    except ValueError:
+        pause_s = 0.0
+    if not _SHORTEST_PAUSE_S <= pause_s <= _LONGEST_PAUSE_S:
+        raise UsageError(f"--interval: {text!r} is no pause", hint="write seconds from 0.1 to 3600, as 2 or 0.5")
+    return pause_s
+
+
+def _frame(view: str | None, output: str, *, config: str | None, simulated: bool) -> Frame:
+    try:
+        connection, which = reach(simulated)
     except NotRunningError as error:
         return _without_supervisor(view, output, config=config, simulated=simulated, error=error)
-    request = draw_request(
-        view=view, form=output, width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env)
-    )
-    try:
-        answer = drawn(exchange(connection, request))
-    except OSError:
-        answer = None
+    answer = drawn_by(connection, view, output, simulated=which)
     if answer is None:
-        raise NotRunningError("the supervisor went away while it was asked", hint="ollamux status")
-    return answer
-
-
-def _watch(frame: Callable[[], tuple[int, str]], interval: float) -> int:
-    """Draw until interrupted; on a terminal each frame over the last one."""
-    live = screen.is_terminal()
-    code = int(Exit.OK)
-    try:
-        while True:
-            code, text = frame()
-            if live:
-                lines = text.splitlines()
-                shown = "".join(f"{line}\x1b[K\n" for line in lines[: _height()])
-                screen.write(f"\x1b[H{shown}\x1b[J")
-            else:
-                screen.write(text)
-            time.sleep(interval)
-    except KeyboardInterrupt:
-        return code
-
-
-def _height() -> int:
-    try:
-        return os.get_terminal_size(1).lines - 1 or 1000
-    except OSError:
-        return 1000
+        raise NotRunningError("the supervisor went away while it was asked", hint="ollamux status shows what is left")
+    return Frame(*answer)
 
 
 def _without_supervisor(
     view: str | None, output: str, *, config: str | None, simulated: bool, error: NotRunningError
-) -> tuple[int, str]:
+) -> Frame:
     """Show the GPUs as they are now and the instances of the configuration as stopped."""
     fleet, trouble = _fleet(config, simulated=simulated)
     found = _status(fleet, simulated=simulated)
-    if trouble is not None:
-        screen.write(error_text(trouble), fd=2)
+    aside = "" if trouble is None else error_text(trouble)
     if output == "json":
-        return int(Exit.NOT_RUNNING), json.dumps(as_json(found, view), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(as_json(found, view), indent=2, ensure_ascii=False)
+        return Frame(int(Exit.NOT_RUNNING), text + "\n", aside)
     from ollamux.render.table import status_table
 
     env = os.environ
@@ -104,8 +88,8 @@ def _without_supervisor(
         wide=output == "wide",
     )
     if error.hint is not None and "--simulated" in error.hint:
-        screen.write(error_text(error), fd=2)
-    return int(Exit.NOT_RUNNING), text.rstrip("\n") + "\n"
+        aside += error_text(error)
+    return Frame(int(Exit.NOT_RUNNING), text.rstrip("\n") + "\n", aside)
 
 
 def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxError | None]:

@@ -41,6 +41,7 @@ class Viewer:
         self._headline = False
         self._settling = True
         self._names: list[str] = []
+        self._phases: dict[str, str] = {}
 
     def run(self) -> None:
         """Draw until the supervisor is gone, or has closed its socket, which is the last thing it does."""
@@ -57,25 +58,27 @@ class Viewer:
         self._erase()
         self._say_events()
         self._say_logs()
+        self._say_end()
 
     def _status(self) -> Status | None:
-        connection = connect(os.environ, simulated=self._simulated)
-        if connection is None:
-            return None
         try:
+            connection = connect(os.environ, simulated=self._simulated)
+            if connection is None:
+                return None
             return from_json(ask(connection, {"cmd": "status"}, timeout_s=2.0)["status"])
         except OllamuxError:
             return None
 
     def _draw(self, status: Status | None) -> None:
         if status is not None:
+            self._phases.update((instance.name, instance.phase) for instance in status.instances)
             self._names = [instance.name for instance in status.instances]
             self._settling = any(instance.phase in _SETTLING for instance in status.instances)
         self._erase()
         self._say_headline(status)
         self._say_events()
         self._say_logs()
-        if status is not None and self._settling:
+        if status is not None and self._settling and screen.is_drawable(os.environ):
             self._draw_block(status)
         self._count += 1
 
@@ -112,6 +115,16 @@ class Viewer:
                 event, color=screen.color(env), width=None, unicode=screen.unicode(env), name_width=name_width
             )
             screen.write(line + "\n")
+            self._phases[str(event.get("instance"))] = str(event.get("to"))
+
+    def _say_end(self) -> None:
+        """Say the last word, since the prompt that follows says nothing."""
+        flag = " --simulated" if self._simulated else ""
+        if all(self._phases[name] in ("STOPPED", "FAILED") for name in self._names):
+            count = len(self._names)
+            screen.say(f"stopped {count} instance{'' if count == 1 else 's'} and the supervisor\n")
+        else:
+            screen.say(f"the supervisor has ended, instances may serve on: ollamux status{flag}\n")
 
     def _say_logs(self) -> None:
         folder = log_dir(os.environ, simulated=self._simulated)

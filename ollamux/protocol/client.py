@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,16 +17,30 @@ from ollamux.system.places import socket_paths
 PROTOCOL = 1
 TEXT_HEAD = b"ollamux-text "
 LONGEST_LINE = 64 * 1024
+CONNECT_WITHIN_S = 5
+"""Connecting takes no time, but for a supervisor that hangs: once 33 clients wait for it, the 34th waits to connect."""
 _AF_UNIX = 1
 _SOCK_STREAM = 1
 
 
 def connect(env: Mapping[str, str], *, simulated: bool) -> _socket.socket | None:
-    """Return a connection to the supervisor, or None where none answers at any of the places it could be."""
+    """Return a connection to the supervisor, or None where none listens at any of the places it could be.
+
+    Raises TimedOutError where one listens, but is too far behind to take another client.
+    """
     for path in socket_paths(env, simulated=simulated):
         connection = _socket.socket(_AF_UNIX, _SOCK_STREAM)
+        connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, struct.pack("ll", CONNECT_WITHIN_S, 0))
         try:
             connection.connect(path)
+        except BlockingIOError:
+            connection.close()
+            from ollamux.domain.errors import TimedOutError
+
+            raise TimedOutError(
+                "the supervisor is there, but takes no more clients: it hangs or is stopped",
+                hint="ollamux down ends it; if that hangs too, end its process",
+            ) from None
         except OSError:
             connection.close()
             continue

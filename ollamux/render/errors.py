@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import ConfigError, OllamuxError
 
 
 def error_text(error: OllamuxError) -> str:
     """Return the lines for standard error, with the closing newline."""
-    text = error.message if "\n" in error.message else f"ollamux: {error.message}"
+    found_in_file = isinstance(error, ConfigError) and "\n" in error.message
+    text = error.message if found_in_file else f"ollamux: {error.message}"
     lines = [text.rstrip("\n")]
     if error.hint:
         lines.append(f"  {error.hint}")

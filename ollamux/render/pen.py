@@ -89,8 +89,7 @@ class Pen:
             return text
         text = safe_text(text, limit=_LONGEST)
         if not self.unicode:
-            text = text.replace(" °", " ").replace("°", "").translate(_ASCII)
-            return text.encode("ascii", "backslashreplace").decode("ascii")
+            return ascii_text(text)
         if text.isprintable():
             return text
         return "".join(c if c.isprintable() else _escape(c) for c in text)
@@ -152,6 +151,12 @@ class Pen:
         """Return the sign of something in progress."""
         frames = _SPINNER if self.unicode else _ASCII_SPINNER
         return frames[frame % len(frames)]
+
+
+def ascii_text(text: str) -> str:
+    """Write text in ASCII, as near to what it was as that goes."""
+    text = text.replace(" °", " ").replace("°", "").translate(_ASCII)
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _merged(spans: list[Span]) -> Iterator[Span]:

@@ -16,6 +16,7 @@ from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
+from ollamux.system.child import open_standard_descriptors
 from ollamux.system.files import private_dir
 from ollamux.system.places import state_dir
 
@@ -29,6 +30,7 @@ def cache_path(state: str) -> Path:
 
 def main(words: Sequence[str], env: Mapping[str, str]) -> int:
     """Run a supervisor. Words: --config PATH, --simulated, --ready-fd N, --viewer ARGV…, --plain-fd N, --ascii."""
+    open_standard_descriptors()
     options = _options(words)
     ready = int(options["ready-fd"]) if "ready-fd" in options else None
     try:

@@ -142,7 +142,9 @@ class _Supervisor:
             environment=self._environment,
             simulate=self._simulate if simulated else None,
         )
-        self.server = Server(core.loop, runtime_dirs(launch.env, simulated=simulated), handle=self.requests.handle)
+        self.server = Server(
+            core.loop, lambda: runtime_dirs(launch.env, simulated=simulated), handle=self.requests.handle
+        )
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
         self.exit_code = 0

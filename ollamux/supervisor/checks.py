@@ -40,7 +40,8 @@ class Checks:
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
         after = unit.state
-        if after.phase is Phase.STARTING and after.gen != before.gen and after.pid is not None:
+        began = after.gen != before.gen or before.phase is not Phase.STARTING  # an adopted one keeps its generation
+        if after.phase is Phase.STARTING and began and after.pid is not None:
             unit.slept_s = asleep_s()
             self._plan(unit, "api", FIRST_LOOK_S)
         elif after.phase is Phase.READY and before.phase is Phase.STARTING:
@@ -142,8 +143,10 @@ class Checks:
         if ports.owns(procs.descendants(child.pid), sockets):
             return None
         held = ports.holder(unit.spec.host, unit.spec.port)
-        if held is None or (held.pid is not None and family.mark_of(held.pid) == unit.mark):
+        if held is not None and held.pid is not None and family.mark_of(held.pid) == unit.mark:
             return None
+        if held is None:
+            return f"port {unit.spec.port} was answered by a process that is gone, not by this instance"
         return f"port {unit.spec.port} is answered by {held}, not by this instance"
 
     def _read_scheduler(self, unit: Unit, answer: Answer) -> None:

@@ -53,19 +53,24 @@ class Core:
 
     def dispatch(self, unit: Unit, event: ev.Event) -> None:
         """Apply an event to an instance and do what follows from it."""
-        outermost = unit.name not in self._depth
-        if outermost:
-            self._depth[unit.name] = unit.state
+        if unit.name in self._depth:
+            self._apply(unit, event)
+            return
+        first = self._depth[unit.name] = unit.state
+        try:
+            self._apply(unit, event)
+        finally:
+            del self._depth[unit.name]
+            if unit.state is not first:
+                self._tell(unit, first)
+
+    def _apply(self, unit: Unit, event: ev.Event) -> None:
         before = unit.state
         unit.state, commands = step(unit.state, event, monotonic())
         if unit.state is not before:
             self._follow(unit, before)
         for command in commands:
             self.execute(unit, command)
-        if outermost:
-            first = self._depth.pop(unit.name)
-            if unit.state is not first:
-                self._tell(unit, first)
 
     def dispatch_all(self, event: ev.Event) -> None:
         """Apply an event to every instance."""

@@ -36,7 +36,7 @@ class Effects:
         match command:
             case cm.Spawn():
                 self._starter.spawn(unit, command.gen)
-                if unit.child is not None and unit.state.phase in SERVING:
+                if unit.child is not None:
                     self.watch(unit)
             case cm.TermLeader():
                 self._signal_leader(unit, signal.SIGTERM)
@@ -149,10 +149,14 @@ class Effects:
         if child is None or unit.state.phase not in (Phase.SWEEPING, Phase.KILLING, Phase.STUCK):
             return
         if child.exit_status() is None:
+            # What has ended below a leader that has not stays readable: it must not be watched until the leader goes.
+            self._forget_members(unit)
             return
         left = family.members(unit.mark, child, self._known())
         self._forget_members(unit)
         if left:
+            if unit.state.phase is not Phase.SWEEPING:
+                family.signal_members(unit.mark, child, left, signal.SIGKILL)  # some may be newer than the first kill
             self._watch_members(unit, left)
         else:
             self._core.dispatch(unit, ev.GroupEmptied(gen=unit.state.gen))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,6 +88,7 @@ class Notifier:
                 ],
                 setsid=True,
                 setsigmask=(),
+                setsigdef=(signal.SIGPIPE, signal.SIGCHLD),
             )  # collected with the orphans that fall to us
         except OSError as error:
             self._core.note(unit, f"notify: {self._argv[0]} could not be started: {error.strerror}")

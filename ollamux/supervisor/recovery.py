@@ -5,9 +5,10 @@ Nothing is signalled but processes that carry our marker, each through a handle 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from ollamux.domain import events as ev
 from ollamux.domain.phases import Phase, Want
@@ -29,11 +30,14 @@ _LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "all
 
 
 def fingerprint(spec: InstanceSpec) -> str:
-    """Return what must be the same for a running process to be what the configuration asks for now."""
+    """Return what must be the same for a running process to be what the configuration asks for now.
+
+    A digest, because it is written to disk and the environment of an instance may hold secrets.
+    """
     plain = asdict(spec)
     for key in _LIVE_KEYS:
         del plain[key]
-    return repr(sorted(plain.items()))
+    return hashlib.sha256(repr(sorted(plain.items())).encode()).hexdigest()
 
 
 class Memory:
@@ -126,7 +130,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     if leader.start_ticks != known.start_ticks or family.mark_of(known.pid) != mark:
         leader.close()
         return False
-    unit.state = new_state(unit.spec, gen=known.gen)
+    unit.state = replace(new_state(unit.spec, gen=known.gen), spawns=known.restarts + 1)
     unit.spawned_at = monotonic()
     unit.log_start = logfile.size(unit.log_path)
     unit.server_version = known.version

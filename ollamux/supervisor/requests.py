@@ -64,7 +64,7 @@ class Requests:
 
     def _draw(self, client: Client, request: dict[str, Any]) -> None:
         view, form = request.get("view"), request.get("format")
-        if view is not None and view not in VIEWS:
+        if view is not None and (not isinstance(view, str) or view not in VIEWS):
             raise UsageError(f"there is no view {view!r}")
         status = self._observer.status()
         if form == "json":
@@ -188,7 +188,10 @@ class Requests:
         self._shutdown(self._core.shutting_down or request.get("hurry") is True, ended)
 
     def _env(self, client: Client, request: dict[str, Any]) -> None:
-        unit = select(self._core.units, [str(request.get("name"))])[0]
+        name = request.get("name")
+        if not isinstance(name, str):
+            raise UsageError("no instance is named")
+        unit = select(self._core.units, [name])[0]
         client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": dict(self._environment(unit))})
 
     def _sim(self, client: Client, request: dict[str, Any]) -> None:

@@ -110,7 +110,7 @@ class Server:
     """Listens at the first usable place. `handle` gets a client and its decoded request."""
 
     def __init__(
-        self, loop: Loop, places: tuple[str, ...], *, handle: Callable[[Client, dict[str, Any]], None]
+        self, loop: Loop, places: Callable[[], tuple[str, ...]], *, handle: Callable[[Client, dict[str, Any]], None]
     ) -> None:
         self.loop = loop
         self._places = places
@@ -122,7 +122,7 @@ class Server:
 
     def listen(self) -> None:
         """Bind the socket, 0600 in a 0700 folder, so that nobody else can ever connect. Raises OllamuxError."""
-        folder = self._places[0]
+        folder = self._places()[0]
         private_dir(folder)
         path = f"{folder}/{SOCKET_NAME}"
         if len(os.fsencode(path)) + 5 > LONGEST_SOCKET_PATH:
@@ -147,21 +147,28 @@ class Server:
             raise folder_error(path, error) from None
         finally:
             os.umask(before)
+        self._stop_listening()
         self._socket, self.path = listener, path
         self._inode = os.stat(path).st_ino
         self.loop.watch(listener.fileno(), read=self._accept)
 
     def look_after(self) -> None:
-        """Bind again where the socket's file was removed or replaced."""
+        """Bind again where the socket's file was removed or replaced, at the place that is the first usable one now.
+
+        A login's runtime folder goes with its last session. Raises OllamuxError; then the next look tries again.
+        """
         try:
             present = os.lstat(self.path).st_ino
         except OSError:
             present = -1
         if present != self._inode and self._socket is not None:
+            self.listen()
+
+    def _stop_listening(self) -> None:
+        if self._socket is not None:
             self.loop.unwatch(self._socket.fileno())
             self._socket.close()
             self._socket = None
-            self.listen()
 
     def _accept(self) -> None:
         assert self._socket is not None  # noqa: S101 - watched only while it is open
@@ -202,6 +209,9 @@ class Server:
             self._handle(client, request)
         except OllamuxError as error:
             client.refuse(error)
+        except Exception:
+            client.refuse(OllamuxError("internal error in the supervisor; ollamux events has it"))
+            raise
 
     def forget(self, client: Client) -> None:
         """Drop a client that is gone."""
@@ -212,9 +222,7 @@ class Server:
         """Stop listening and remove the socket, if it is still ours."""
         if self._socket is None:
             return
-        self.loop.unwatch(self._socket.fileno())
-        self._socket.close()
-        self._socket = None
+        self._stop_listening()
         try:
             if os.lstat(self.path).st_ino == self._inode:
                 os.unlink(self.path)

@@ -112,7 +112,21 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], *, log_fd: int) -> Child:
         setsigmask=(),
         setsigdef=_DEFAULTED,
     )
-    return Child(pid, ours=True)
+    try:
+        return Child(pid, ours=True)
+    except OSError:  # no descriptor left for the handle: what cannot be watched must not run
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def open_standard_descriptors() -> None:
+    """Fill what our caller closed of 0, 1 and 2, so that no socket or file of ours is taken for a standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest free number, which is this one
 
 
 def become_subreaper() -> bool:

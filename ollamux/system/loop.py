@@ -106,18 +106,19 @@ class Loop:
         while not self._stopped:
             for key, mask in self._selector.select(self._timeout()):
                 read, write = key.data
-                if mask & selectors.EVENT_READ and read is not None:
+                if mask & selectors.EVENT_READ and read is not None and self._still(key):
                     self._run(read)
-                if mask & selectors.EVENT_WRITE and write is not None and self._still(key, write):
+                if mask & selectors.EVENT_WRITE and write is not None and self._still(key):
                     self._run(write)
             self._run_timers()
             soon, self._soon = self._soon, []
             for callback in soon:
                 self._run(callback)
 
-    def _still(self, key: selectors.SelectorKey, write: Callback) -> bool:
+    def _still(self, key: selectors.SelectorKey) -> bool:
+        """Whether a descriptor is watched as it was when it was found ready; its number may mean another one by now."""
         present = self._selector.get_map().get(key.fd)
-        return present is not None and present.data[1] is write
+        return present is not None and present.data is key.data
 
     def _timeout(self) -> float | None:
         if self._soon:
@@ -140,11 +141,9 @@ class Loop:
             self._on_error(error)
 
     def close(self) -> None:
-        """Give everything back, signals included."""
+        """Give everything back. A signal that comes from here on does nothing: an orderly end is not cut short."""
         if self._wakeup is not None:
             signal.set_wakeup_fd(-1)
-            for number in self._signals:
-                signal.signal(number, signal.SIG_DFL)
             self._wakeup.close()
             self._writer.close()
         self._selector.close()

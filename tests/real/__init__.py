@@ -1,0 +1,1 @@
+"""Tests of ollamux against a real ollama."""
