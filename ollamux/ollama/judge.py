@@ -130,7 +130,10 @@ def _identified(device: DeviceLine) -> bool:
 
 
 def _planned_name(gpu: Device) -> str:
-    return f"{gpu.name or 'the GPU'} ({gpu.uuid})"
+    """Name a card as nvidia-smi does; a slice, or a card without a number, by its UUID."""
+    if gpu.index is None or gpu.uuid.startswith("MIG-"):
+        return f"{gpu.name or 'the GPU'} ({gpu.uuid})"
+    return f"GPU {gpu.index} ({gpu.name or gpu.uuid})"
 
 
 def _name(device: DeviceLine) -> str:

@@ -14,6 +14,7 @@ from ollamux.domain.spec import FleetSpec
 from ollamux.simulation.box import cards_for, create_box, default_cards, write_binaries
 from ollamux.simulation.faults import clear
 from ollamux.simulation.store import seed_store
+from ollamux.system import ports
 from ollamux.system.files import write_atomic
 
 FIRST_PORT = 21435
@@ -44,8 +45,11 @@ def prepare(state: Path, count: int, config: Path | None) -> Path:
 
 
 def _usual(count: int, program: str, store: str) -> str:
-    """Write what `init` would choose for so many cards, on ports beside those of the real thing."""
-    instances = {f"gpu{index}": {"gpus": [index], "port": FIRST_PORT + index} for index in range(count)}
+    """Write what `init` would choose for so many cards, on free ports beside those of the real thing."""
+    free = (port for port in range(FIRST_PORT, 65536) if ports.obstacle("127.0.0.1", port) is None)
+    instances = {
+        f"gpu{index}": {"gpus": [index], "port": port} for index, port in zip(range(count), free, strict=False)
+    }
     plain = {"version": 1, "defaults": {"ollama": program, "store": store}, "instances": instances}
     return f"# {count} simulated GPUs, made by: ollamux up --simulate {count}\n{tomli_w.dumps(plain)}"
 

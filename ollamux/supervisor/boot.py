@@ -147,6 +147,7 @@ class _Supervisor:
         )
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
+        self._over = False
         self.exit_code = 0
 
     def run(self) -> int:
@@ -165,7 +166,7 @@ class _Supervisor:
             self.gpus.listeners.append(self._on_gpus)
             if self.memory.warning is not None:
                 core.note(None, self.memory.warning)
-            recover(core, self.memory, self.effects)
+            recover(core, self.memory, self.effects, self._look_whether_down)
             launch.announce(self.server.path)
             pinned = any(spec.pinning is not Pinning.CPU and spec.enabled for spec in launch.fleet.instances)
             core.loop.call_later(0.0 if pinned else GPU_PATIENCE_S, self.gpus.begin)
@@ -207,8 +208,7 @@ class _Supervisor:
         )
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
-        if self.core.shutting_down:
-            self._look_whether_down()
+        self._look_whether_down()
 
     def _on_gpus(self) -> None:
         for unit in self.core.units.values():
@@ -257,12 +257,18 @@ class _Supervisor:
         self._look_whether_down()
 
     def _look_whether_down(self) -> None:
+        if not self.core.shutting_down or self.core.leftovers:
+            return
         if all(unit.state.phase in (Phase.STOPPED, Phase.STUCK, Phase.FAILED) for unit in self.core.units.values()):
             self._give_up()
 
     def _give_up(self) -> None:
         """End, with everything down, or with what will not go by name."""
+        if self._over:
+            return
+        self._over = True
         stuck = [unit.child.pid for unit in self.core.units.values() if unit.child is not None]
+        stuck += self.core.leftovers
         self.exit_code = int(Exit.INTERNAL) if stuck else int(Exit.OK)
         for pid in stuck:
             self.core.note(None, f"pid {pid} could not be ended: it hangs in the kernel")

@@ -122,8 +122,7 @@ class Checks:
     def _judge_start(self, unit: Unit, answer: Answer, error: str | None) -> None:
         gen = unit.state.gen
         if error is not None:
-            waiting = "the port is open, but HTTP is not answered yet" if answer.connected else error
-            reason = waiting if answer.status is None else error
+            reason = "the port is open, but HTTP is not answered yet" if answer.silent else error
             self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=reason))
             return
         stranger = self._stranger(unit)

@@ -16,6 +16,7 @@ from ollamux.domain.machine import step
 from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.domain.text import format_duration
+from ollamux.supervisor.family import Mark
 from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic, wall
@@ -40,6 +41,8 @@ class Core:
         }
         self.execute: Callable[[Unit, Command], None] = lambda unit, command: None
         self.changed: list[Callable[[Unit, Instance], None]] = []
+        self.leftovers: dict[int, Mark] = {}
+        """What an earlier supervisor left and is being ended, by pid; no instance starts beside its own."""
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}

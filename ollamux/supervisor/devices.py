@@ -51,13 +51,18 @@ class Devices:
             )
         verdict = unit.verdict
         if verdict.proof is Proof.CPU:
-            return self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, _cited(verdict))
+            return self._proven(unit, "cpu_fallback", unit.spec.on.cpu_fallback, verdict)
         if verdict.proof is Proof.WRONG:
-            return self._fault(unit, "wrong_gpu", unit.spec.on.wrong_gpu, _cited(verdict))
+            return self._proven(unit, "wrong_gpu", unit.spec.on.wrong_gpu, verdict)
         if verdict.proof is Proof.PROVEN:
             unit.incidents -= {"cpu_fallback", "wrong_gpu"}
             unit.asked_incidents.clear()
         return True
+
+    def _proven(self, unit: Unit, kind: str, policy: FaultPolicy, verdict: Verdict) -> bool:
+        """Deal with a fault that the log proves; the line itself goes into the record, where there is room for it."""
+        self._core.note(unit, f"{verdict.reason}; the log says: {verdict.line}")
+        return self._fault(unit, kind, policy, verdict.reason)
 
     def judge_models(self, unit: Unit) -> None:
         """Judge what is loaded: a model that is partly in host memory has spilled."""
@@ -106,7 +111,3 @@ class Devices:
             if unit.state.phase is Phase.READY:
                 self._core.note(unit, f"degraded: {reason}")
         return True
-
-
-def _cited(verdict: Verdict) -> str:
-    return f"{verdict.reason} (the log says: {verdict.line})" if verdict.line else verdict.reason

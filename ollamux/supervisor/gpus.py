@@ -142,7 +142,8 @@ class Gpus:
         return any(unit.spec.pinning is Pinning.GPUS for unit in self._core.units.values())
 
     def close(self) -> None:
-        """End the helper."""
+        """End the helper. Nobody asks the reader again, so what is left of it is collected with the orphans."""
         self._unwatch()
         if self._reader is not None:
             self._reader.stop()
+            self._reader = None

@@ -20,13 +20,16 @@ LARGEST_BODY = 4 << 20
 
 
 class Answer(NamedTuple):
-    """What came back. `status` is None where no answer came, and `error` then says why, in plain words."""
+    """What came back. `status` is None where no answer came, and `error` then says why, in plain words.
+
+    `silent`: the port is open, but nothing at all came within the time.
+    """
 
     status: int | None
     body: bytes
     error: str | None
     seconds: float
-    connected: bool
+    silent: bool
 
 
 class Request:
@@ -46,6 +49,7 @@ class Request:
         self._done: Callable[[Answer], None] | None = done
         self._began = monotonic()
         self._connected = False
+        self._silent = False
         self._status: int | None = None
         self._body = bytearray()
         host, port = address
@@ -126,6 +130,7 @@ class Request:
         if self._status is not None:
             self._finish(error=f"the answer was not complete after {waited}")
         elif self._connected:
+            self._silent = True
             self._finish(error=f"connected, but no answer within {waited}")
         else:
             self._finish(error=f"no connection within {waited}")
@@ -135,7 +140,7 @@ class Request:
         self._close()
         if done is not None:
             status = self._status if error is None else None
-            done(Answer(status, bytes(self._body), error, monotonic() - self._began, self._connected))
+            done(Answer(status, bytes(self._body), error, monotonic() - self._began, self._silent))
 
     def _close(self) -> None:
         self._timer.cancel()

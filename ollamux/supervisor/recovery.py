@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from ollamux.domain import events as ev
-from ollamux.domain.phases import Phase, Want
+from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
 from ollamux.ollama.judge import Proof, Verdict
 from ollamux.supervisor import family
@@ -101,8 +102,11 @@ def _remembered(unit: Unit) -> UnitRecord:
     )
 
 
-def recover(core: Core, memory: Memory, effects: Effects) -> None:
-    """Adopt the leaders that are proven ours and still as configured; begin to end everything else that is ours."""
+def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[], None]) -> None:
+    """Adopt the leaders that are proven ours and still as configured; begin to end everything else that is ours.
+
+    `left_one` is called whenever one of the latter is gone.
+    """
     running = family.marked(core.owner)
     adopted: set[Mark] = set()
     for unit in core.units.values():
@@ -113,8 +117,7 @@ def recover(core: Core, memory: Memory, effects: Effects) -> None:
             adopted.add(unit.mark)
     for pid, mark in running.items():
         if mark not in adopted:
-            owner = core.units.get(mark.instance)
-            _end(core, pid, mark, owner)
+            _end(core, pid, mark, left_one)
 
 
 def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running: dict[int, Mark]) -> bool:
@@ -145,7 +148,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     return True
 
 
-def _end(core: Core, pid: int, mark: Mark, unit: Unit | None) -> None:
+def _end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
     """End a process of ours that nobody needs any more; the instance it belonged to waits until it is gone."""
     try:
         handle = os.pidfd_open(pid)
@@ -154,9 +157,11 @@ def _end(core: Core, pid: int, mark: Mark, unit: Unit | None) -> None:
     if family.mark_of(pid) != mark:
         os.close(handle)
         return
-    core.note(unit, f"ending pid {pid}, left by an earlier supervisor ({mark.instance}, generation {mark.gen})")
-    if unit is not None:
-        unit.leftovers[pid] = mark
+    core.note(
+        core.units.get(mark.instance),
+        f"ending pid {pid}, left by an earlier supervisor ({mark.instance}, generation {mark.gen})",
+    )
+    core.leftovers[pid] = mark
     _send(handle, signal.SIGTERM)
     _send(handle, signal.SIGCONT)
     kill = core.loop.call_later(END_AFTER_S, lambda: _send(handle, signal.SIGKILL))
@@ -165,10 +170,9 @@ def _end(core: Core, pid: int, mark: Mark, unit: Unit | None) -> None:
         kill.cancel()
         core.loop.unwatch(handle)
         os.close(handle)
-        if unit is not None:
-            unit.leftovers.pop(pid, None)
-            if not unit.leftovers and unit.state.phase is Phase.WAITING:
-                core.free(LEFTOVERS)
+        del core.leftovers[pid]
+        core.free(LEFTOVERS)
+        done()
 
     core.loop.watch(handle, read=gone)
 

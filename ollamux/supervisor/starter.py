@@ -104,8 +104,9 @@ class Starter:
         limit = self._core.fleet.supervisor.max_parallel_starts
         if limit and self._core.starts_now(unit) >= (1 if self._first_ever() else limit):
             return START_SLOT, "waits for its turn: starts are staggered", None
-        if unit.leftovers:
-            pids = ", ".join(str(pid) for pid in sorted(unit.leftovers))
+        left = sorted(pid for pid, mark in self._core.leftovers.items() if mark.instance == unit.name)
+        if left:
+            pids = ", ".join(map(str, left))
             return LEFTOVERS, f"waits until what an earlier run left is gone (pid {pids})", None
         blocked = self._gpu_obstacle(unit)
         return blocked or self._store_obstacle(unit) or port_obstacle(unit)

@@ -40,7 +40,6 @@ class Unit:
         self.ready_since: float | None = None
         self.last_exit_wall: float | None = None
         self.member_handles: dict[int, int] = {}
-        self.leftovers: dict[int, Mark] = {}
         # What the checks of the present incarnation have shown.
         self.health = Health()
         self.requests: dict[str, Request] = {}

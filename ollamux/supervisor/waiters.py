@@ -88,7 +88,10 @@ class Waiters:
         return cancel
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
-        self._waiting = [waiter for waiter in self._waiting if not waiter.finished and not waiter.look()]
+        for waiter in tuple(self._waiting):  # an answer may lead to further changes, and to further waiters
+            if not waiter.finished:
+                waiter.look()
+        self._waiting = [waiter for waiter in self._waiting if not waiter.finished]
 
 
 class _Waiter:

@@ -141,9 +141,14 @@ class Loop:
             self._on_error(error)
 
     def close(self) -> None:
-        """Give everything back. A signal that comes from here on does nothing: an orderly end is not cut short."""
+        """Give everything back. Signals are ignored from here on: they must not cut an orderly end short.
+
+        The interpreter's own end would put those at their default that still have a handler.
+        """
         if self._wakeup is not None:
             signal.set_wakeup_fd(-1)
+            for number in self._signals.keys() - {signal.SIGCHLD}:
+                signal.signal(number, signal.SIG_IGN)
             self._wakeup.close()
             self._writer.close()
         self._selector.close()

@@ -86,13 +86,13 @@ def test_once_http_answers_no_more_devices_will_come() -> None:
     events = LogReader().feed(f"{BY_TOKEN}\n".encode())
     verdict = judge_devices(events, (A, B), pinning=Pinning.GPUS, era=Era.RUNNER, served=True)
     assert verdict.proof is Proof.WRONG
-    assert B.uuid in verdict.reason
+    assert f"GPU {B.index} ({B.name})" in verdict.reason
 
 
 def test_the_reason_names_both_cards() -> None:
     verdict = judge([device(pci=B.pci, name="RTX A2000"), END], (A,))
     assert "RTX A2000" in verdict.reason
-    assert A.uuid in verdict.reason
+    assert f"GPU {A.index} ({A.name})" in verdict.reason
 
 
 def test_not_pinned_is_never_wrong() -> None:

@@ -10,7 +10,7 @@ Before HTTP:    BIND_GATE, READY_GATE=path (waits until the file is there) · DE
 The answers:    HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
                 · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes
 The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all the time) · KILL_SESSION
-Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_CLEAN_ENV · ORPHAN (a daemon without mark)
+Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
 Whatever the knobs say, a server that is started while another one, or a runner of it, is there leaves a file `overlap`.
 Its log:        FLOOD=bytes at the start · FLOOD_LINES=lines per answer
 """
@@ -115,9 +115,8 @@ def start_runners():
     if knob("RUNNER_IGNORE_TERM"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is ignored is inherited: they are deaf from the start
     for number in range(int(knob("RUNNERS") or 0)):
-        words = [sys.executable, "-IS", os.path.abspath(__file__), "runner", "--model", f"/blobs/sha256-{number}"]
-        env = {"PATH": os.environ["PATH"]} if knob("RUNNER_CLEAN_ENV") else os.environ
-        RUNNERS.append(os.posix_spawn(sys.executable, words, env, setsid=bool(knob("RUNNER_SETSID"))))
+        words = [sys.executable, "-IS", os.path.abspath(__file__), "runner", "--model", f"/blobs/sha256-{number:064}"]
+        RUNNERS.append(os.posix_spawn(sys.executable, words, os.environ, setsid=bool(knob("RUNNER_SETSID"))))
     if knob("ORPHAN") and os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -128,6 +127,8 @@ def start_runners():
 
 
 def run_as_runner():
+    while knob("RUNNER_BUSY"):
+        sum(range(1000))
     while True:
         signal.pause()
 

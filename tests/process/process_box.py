@@ -158,6 +158,7 @@ class Box:
         self.strangers: list[Process] = []
         self.config_path = root / "ollamux.toml"
         self._rounds = root / "rounds"
+        self._rounds.write_bytes(bytes(8))
         self.ollama = self.install("ollama")
 
     def install(self, name: str, before: str = "") -> Path:
@@ -253,7 +254,6 @@ class Box:
         self, *words: str, haste: Mapping[str, float] | None = None, env: Mapping[str, str] | None = None, **how: Any
     ) -> Supervisor:
         """Start a supervisor in the foreground, without waiting. `haste` sets further constants of the program."""
-        self._rounds.write_bytes(bytes(8))
         hasty = {"OX_HASTE": json.dumps(HASTE | dict(haste or {})), "OX_ROUNDS": str(self._rounds)}
         environment = {**self.env, **hasty} if env is None else dict(env)
         command = [str(COMMAND), "up"] if env is not None else [sys.executable, "-P", str(HASTENED)]

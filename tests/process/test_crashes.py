@@ -363,7 +363,7 @@ class Unkillable:
 def test_R27_a_server_that_not_even_a_kill_ends_is_stuck_and_hurts_nobody(box: Box) -> None:
     box.config("a", "b", restart={"stop_timeout": "100ms"})
     box.set("a", "runners", 1)
-    supervisor = box.up(haste={"ollamux.domain.rules.KILL_TIMEOUT_S": 0.3})
+    box.up(haste={"ollamux.domain.rules.KILL_TIMEOUT_S": 0.3})
     wait_for(lambda: box.runners("a"))
     pid = box.instance("a")["pid"]
     held = Unkillable(pid)

@@ -110,9 +110,10 @@ def test_R22_the_checks_of_an_adopted_instance_go_on(box: Box) -> None:
 
     box.set("a", "hang-api")
 
-    box.wait_phase("a", "UNHEALTHY", "STOPPING", "STARTING")
+    wait_for(lambda: len(box.starts("a")) == 2, "it is restarted")
     box.clear("a", "hang-api")
-    box.wait_started("a", 2)
+    box.wait_phase("a", "READY")
+    assert "UNHEALTHY" in box.changes("a")
 
 
 def test_R22_an_instance_that_the_configuration_has_changed_is_replaced_not_adopted(box: Box) -> None:
@@ -300,7 +301,9 @@ def test_a_supervisor_killed_during_a_stop_does_not_bring_the_instance_back(box:
 
 
 def test_R39_a_damaged_state_file_is_put_aside_and_said(box: Box) -> None:
-    for number, damage in enumerate((b'{"schema": 1, "units": {"a"', b"\xff\xfe not JSON", b'{"schema": 99, "units": {}}')):
+    for number, damage in enumerate(
+        (b'{"schema": 1, "units": {"a"', b"\xff\xfe not JSON", b'{"schema": 99, "units": {}}')
+    ):
         box.config("a")
         (box.state).mkdir(mode=0o700, exist_ok=True)
         (box.state / "state.json").write_bytes(damage)
