@@ -69,7 +69,10 @@ class Checks:
                 self._read(unit, what, answer)
 
         address = (probe_host(unit.spec.host), unit.spec.port)
-        unit.requests[what] = Request(self._core.loop, address, target, timeout_s=timeout_s, done=done)
+        try:
+            unit.requests[what] = Request(self._core.loop, address, target, timeout_s=timeout_s, done=done)
+        except OSError:  # no descriptor left to ask with, which says nothing about the instance
+            self._plan(unit, what, max(SLOWEST_START_LOOK_S, unit.spec.health.interval_s))
 
     def _ask_api(self, unit: Unit) -> None:
         self._ask(unit, "api", "/api/version", timeout_s=unit.spec.health.timeout_s)

@@ -106,6 +106,7 @@ class Effects:
         if child is None or status is None:
             return
         self._core.loop.unwatch(child.pidfd)
+        unit.leader_ended = True
         family.reap_orphans(self._known())
         left = family.members(unit.mark, child, self._known())
         code, by = status
@@ -148,8 +149,9 @@ class Effects:
         child = unit.child
         if child is None or unit.state.phase not in (Phase.SWEEPING, Phase.KILLING, Phase.STUCK):
             return
-        if child.exit_status() is None:
+        if not unit.leader_ended:
             # What has ended below a leader that has not stays readable: it must not be watched until the leader goes.
+            # And the leader's own end must be told first, since it says how.
             self._forget_members(unit)
             return
         left = family.members(unit.mark, child, self._known())

@@ -18,6 +18,7 @@ from ollamux.system.places import LONGEST_SOCKET_PATH, SOCKET_NAME
 
 MOST_CLIENTS = 32
 SEND_WITHIN_S = 5.0
+ACCEPT_AGAIN_S = 1.0
 _MOST_UNSENT = 8 << 20
 
 
@@ -175,8 +176,13 @@ class Server:
         while True:
             try:
                 connection, _ = self._socket.accept()
+            except BlockingIOError:
+                return
             except OSError:
-                return  # nothing more, or no descriptors left: those who wait are served when some are free
+                # No descriptors left. Whoever waits keeps the socket readable: look away for a while, do not spin.
+                self.loop.unwatch(self._socket.fileno())
+                self.loop.call_later(ACCEPT_AGAIN_S, self._look_again)
+                return
             connection.setblocking(False)
             if not _may_ask(connection):
                 connection.close()
@@ -188,6 +194,10 @@ class Server:
                     continue
                 idle.close()
             self._clients.append(Client(self, connection))
+
+    def _look_again(self) -> None:
+        if self._socket is not None:
+            self.loop.watch(self._socket.fileno(), read=self._accept)
 
     def requested(self, client: Client, line: bytes) -> None:
         """Decode a request and pass it on."""

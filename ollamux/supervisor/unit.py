@@ -39,6 +39,7 @@ class Unit:
         self.spawned_at = 0.0
         self.ready_since: float | None = None
         self.last_exit_wall: float | None = None
+        self.leader_ended = False
         self.member_handles: dict[int, int] = {}
         # What the checks of the present incarnation have shown.
         self.health = Health()
@@ -91,6 +92,7 @@ class Unit:
     def forget_incarnation(self) -> None:
         """Drop what the checks saw of a process that is gone."""
         self.forget_checks()
+        self.leader_ended = False
         self.health = Health()
         self.follower = None
         self.reader = None

@@ -148,8 +148,12 @@ def test_R8_a_server_leads_its_own_session(box: Box) -> None:
     assert os.getsid(supervisor.pid) != told["sid"]
 
 
+READ_SIGNALS = 'while read -r line; do case $line in Sig*) echo "$line" ;; esac; done < /proc/$$/status > {}'
+"""In the shell itself: while it starts another program it blocks signals of its own accord."""
+
+
 def test_signals_are_at_their_defaults_in_a_server_even_if_the_caller_ignores_and_blocks_them(box: Box) -> None:
-    box.install("ollama", before=f"grep Sig /proc/$$/status > {box.root}/signals")
+    box.install("ollama", before=READ_SIGNALS.format(box.root / "signals"))
     box.config("a")
 
     def deaf() -> None:
