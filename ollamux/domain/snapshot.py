@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-STATUS_SCHEMA = "ollamux.status/1"
-EVENT_SCHEMA = "ollamux.event/1"
+from ollamux.domain.schemas import STATUS_SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
-import tempfile
 from collections.abc import Mapping
 from typing import NoReturn
 
@@ -108,6 +106,9 @@ def binary_version(path: str, timeout_s: float = 5.0) -> Version | None:
 
 def version_text(path: str, timeout_s: float = 5.0) -> str | None:
     """Ask a program for its own version, as it writes it."""
+    import subprocess  # neither is needed to start a server
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="ollamux-version-") as home:
         # Without HOME the program panics; with the user's own it would write there.
         env = {"PATH": _DEFAULT_PATH, "HOME": home, "OLLAMA_HOST": _DEAD_SERVER}

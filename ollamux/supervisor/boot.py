@@ -13,34 +13,27 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, OllamuxError, RefusedError
-from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
 from ollamux.domain.spec import FleetSpec, Pinning
-from ollamux.supervisor.checks import Checks
-from ollamux.supervisor.console import Console
 from ollamux.supervisor.core import Core
-from ollamux.supervisor.devices import Devices
 from ollamux.supervisor.effects import Effects
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.journal import Journal
-from ollamux.supervisor.notify import Notifier
-from ollamux.supervisor.preload import Preload
 from ollamux.supervisor.recovery import Memory, recover
-from ollamux.supervisor.requests import Requests
-from ollamux.supervisor.server import Server
+from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.starter import Starter, launcher_for
-from ollamux.supervisor.unit import Unit
-from ollamux.supervisor.upkeep import Upkeep
-from ollamux.supervisor.view import Observer
-from ollamux.supervisor.waiters import Waiters
 from ollamux.system import child
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, write_atomic
 from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
+
+if TYPE_CHECKING:
+    from ollamux.supervisor.watch import Watch
 
 GPU_PATIENCE_S = 0.5
 """Where no instance is pinned the cards are only shown, and are read after the instances have been started."""
@@ -124,60 +117,33 @@ class _Supervisor:
         self._learn_versions(programs)
         self.effects = Effects(core, self.starter)
         self.effects.collected_elsewhere = self._own_children
-        self.devices = Devices(core, self.gpus)
-        self.checks = Checks(core, self.devices, home=launch.child_home or home(launch.env))
         self.memory = Memory(core, state)
-        self.waiters = Waiters(core)
-        self.observer = Observer(
-            core, self.gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
-        )
-        Preload(core, self.checks)
-        self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
-        self.requests = Requests(
-            core,
-            self.observer,
-            self.waiters,
-            shutdown=self.shut_down,
-            remember=lambda: self.memory.write(sync=True),
-            environment=self._environment,
-            simulate=self._simulate if simulated else None,
-        )
-        self.server = Server(
-            core.loop, lambda: runtime_dirs(launch.env, simulated=simulated), handle=self.requests.handle
-        )
+        self.server = Server(core.loop, lambda: runtime_dirs(launch.env, simulated=simulated), handle=self._handle)
+        self._watch: Watch | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
         self._over = False
         self.exit_code = 0
 
     def run(self) -> int:
-        """Recover, listen, start, and watch until stopped."""
+        """Listen, recover, start, and watch until stopped."""
         core, launch = self.core, self._launch
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
         core.loop.on_signal(signal.SIGHUP, self._hang_up)
         self.server.listen()
         try:
-            if launch.plain_output is not None:
-                width = max((len(spec.name) for spec in launch.fleet.instances), default=0)
-                console = Console(core.loop, launch.plain_output, unicode=launch.unicode, name_width=width)
-                core.journal.listeners.append(console.event)
-            core.changed.append(self._on_change)
-            self.gpus.listeners.append(self._on_gpus)
+            early: list[dict[str, Any]] = []
+            core.journal.listeners.append(early.append)
             if self.memory.warning is not None:
                 core.note(None, self.memory.warning)
             recover(core, self.memory, self.effects, self._look_whether_down)
+            self._start_wanted()
+            core.journal.listeners.remove(early.append)
+            self._begin_to_watch(early)
             launch.announce(self.server.path)
-            pinned = any(spec.pinning is not Pinning.CPU and spec.enabled for spec in launch.fleet.instances)
-            core.loop.call_later(0.0 if pinned else GPU_PATIENCE_S, self.gpus.begin)
-            for unit in core.units.values():
-                if unit.spec.enabled and not self.memory.of(unit.name).stopped and unit.child is None:
-                    core.dispatch(unit, ev.StartAsked())
-            self.memory.plan()
-            core.loop.call_later(GPU_PATIENCE_S, self._at_leisure)
             if launch.attach is not None:
                 self._viewers = launch.attach()
-            self.observer.state = "running"
             core.loop.run()
         finally:
             self.server.close()
@@ -185,6 +151,34 @@ class _Supervisor:
             core.loop.close()
             self._see_off_viewers()
         return self.exit_code
+
+    def _start_wanted(self) -> None:
+        for unit in self.core.units.values():
+            if unit.spec.enabled and not self.memory.of(unit.name).stopped and unit.child is None:
+                self.core.dispatch(unit, ev.StartAsked())
+        self.memory.plan()
+        pinned = any(spec.pinning is not Pinning.CPU and spec.enabled for spec in self._launch.fleet.instances)
+        self.core.loop.call_later(0.0 if pinned else GPU_PATIENCE_S, self.gpus.begin)
+
+    def _begin_to_watch(self, early: list[dict[str, Any]]) -> None:
+        # Imported only now: the children start while we still load what watches them.
+        from ollamux.supervisor.watch import Watch
+
+        self.core.changed.append(lambda unit, before: self._look_whether_down())
+        self._watch = Watch(
+            self.core,
+            self.gpus,
+            self._launch,
+            memory=self.memory,
+            server=self.server,
+            environment=lambda unit: self.starter.environment(unit, self.starter.program(unit)),
+            shutdown=self.shut_down,
+        )
+        self._watch.begin(early)
+
+    def _handle(self, client: Client, request: dict[str, Any]) -> None:
+        assert self._watch is not None  # noqa: S101 - the loop, and with it every client, begins after it
+        self._watch.requests.handle(client, request)
 
     def _see_off_viewers(self) -> None:
         """Let the viewer say its last words before the shell has its prompt back; a stopped one is not waited for."""
@@ -195,26 +189,6 @@ class _Supervisor:
             poll.register(handle, select.POLLIN)
             poll.poll(max(0.0, until - monotonic()) * 1000)
             os.close(handle)
-
-    def _at_leisure(self) -> None:
-        """Import what is needed later: an installer may replace files under a running program."""
-        import difflib  # noqa: F401
-        import fnmatch  # noqa: F401
-
-        import ollamux.render.table  # noqa: F401
-
-        self.upkeep = Upkeep(
-            self.core, self.server, self.observer, config=self._launch.config, source=self._launch.source
-        )
-
-    def _on_change(self, unit: Unit, before: Instance) -> None:
-        self._look_whether_down()
-
-    def _on_gpus(self) -> None:
-        for unit in self.core.units.values():
-            if unit.state.phase is Phase.READY:
-                self.devices.judge_gpus(unit)
-                self.notifier.look(unit)
 
     def _own_children(self) -> frozenset[int]:
         return self.gpus.own_pids | self._viewers
@@ -233,22 +207,14 @@ class _Supervisor:
 
             self.starter.learn_version(programs[name], binary_version(programs[name], timeout_s=5.0))
 
-    def _environment(self, unit: Unit) -> dict[str, str]:
-        return self.starter.environment(unit, self.starter.program(unit))
-
-    def _simulate(self, fault: str | None, target: str | None, clear: bool) -> str:
-        from ollamux.simulation.control import make
-
-        assert self._launch.box is not None  # noqa: S101 - offered only then
-        return make(self._launch.box, fault, target, clear_all=clear, instances=list(self.core.units))
-
     def shut_down(self, hurry: bool, done: Callable[[list[int]], None] | None) -> None:
         """Stop all instances, in parallel, then the supervisor. A second call, or signal, hurries."""
         if done is not None:
             self._ended.append(done)
         first = not self.core.shutting_down
         self.core.shutting_down = True
-        self.observer.state = "stopping"
+        if self._watch is not None:
+            self._watch.observer.state = "stopping"
         self.core.dispatch_all(ev.ShutdownAsked(hurry=hurry))
         if first:
             longest = max((unit.spec.restart.stop_timeout_s for unit in self.core.units.values()), default=0.0)

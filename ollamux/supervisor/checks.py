@@ -41,14 +41,19 @@ class Checks:
     def _on_change(self, unit: Unit, before: Instance) -> None:
         after = unit.state
         began = after.gen != before.gen or before.phase is not Phase.STARTING  # an adopted one keeps its generation
-        if after.phase is Phase.STARTING and began and after.pid is not None:
-            unit.slept_s = asleep_s()
-            self._plan(unit, "api", FIRST_LOOK_S)
-        elif after.phase is Phase.READY and before.phase is Phase.STARTING:
+        if began:
+            self.begin(unit)
+        if after.phase is Phase.READY and before.phase is Phase.STARTING:
             self._plan(unit, "api", unit.spec.health.interval_s)
             self.ask_scheduler(unit)
         elif after.phase not in SERVING and before.phase in SERVING:
             unit.forget_checks()
+
+    def begin(self, unit: Unit) -> None:
+        """Begin to ask an instance that is starting."""
+        if unit.state.phase is Phase.STARTING and unit.state.pid is not None:
+            unit.slept_s = asleep_s()
+            self._plan(unit, "api", FIRST_LOOK_S)
 
     def _plan(self, unit: Unit, what: str, delay_s: float) -> None:
         ask = self._ask_api if what == "api" else self.ask_scheduler

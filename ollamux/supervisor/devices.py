@@ -13,6 +13,7 @@ from ollamux.domain.text import format_size
 from ollamux.ollama import events as log
 from ollamux.ollama.api import spilled
 from ollamux.ollama.judge import Proof, Verdict, judge_devices
+from ollamux.ollama.log import LogReader
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
@@ -29,8 +30,10 @@ class Devices:
 
     def read_log(self, unit: Unit) -> None:
         """Take in what the instance has logged since the last look."""
-        if unit.follower is None or unit.reader is None:
+        if unit.follower is None:
             return
+        if unit.reader is None:
+            unit.reader = LogReader()
         for event in unit.reader.feed(unit.follower.read()):
             if isinstance(event, _KEPT):
                 if len(unit.device_lines) < 256:

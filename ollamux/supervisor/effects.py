@@ -10,7 +10,6 @@ from typing import assert_never
 from ollamux.domain import commands as cm
 from ollamux.domain import events as ev
 from ollamux.domain.phases import GOING_DOWN, SERVING, Phase
-from ollamux.ollama.words import last_words
 from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.starter import Starter
@@ -116,6 +115,8 @@ class Effects:
         self._core.dispatch(unit, event)
 
     def _words(self, unit: Unit) -> str | None:
+        from ollamux.ollama.words import last_words  # not needed until something dies
+
         try:
             with open(unit.log_path, "rb") as log:
                 size = os.fstat(log.fileno()).st_size

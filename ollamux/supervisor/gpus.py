@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ollamux.domain.spec import Pinning
-from ollamux.gpu.allocation import allowed
-from ollamux.gpu.model import Gpu, Inventory
-from ollamux.gpu.resolve import resolve, shared_gpus
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic
@@ -18,6 +14,7 @@ from ollamux.system.loop import Timer
 
 if TYPE_CHECKING:
     from ollamux.gpu.client import GpuReader
+    from ollamux.gpu.model import Gpu, Inventory
 
 SAMPLE_INTERVAL_S = 5.0
 
@@ -52,6 +49,8 @@ class Gpus:
 
     def begin(self) -> None:
         """Ask for the first list. What starts the helper is imported only now: instances come first."""
+        from pathlib import Path
+
         from ollamux.gpu.client import GpuReader
         from ollamux.gpu.spawn import helper_spawn
 
@@ -68,18 +67,10 @@ class Gpus:
         """Return the sentence that says which other instance has the same card without both sharing it."""
         if self.inventory is None:
             return None
+        from ollamux.gpu.resolve import shared_gpus
+
         others = [clash for clash in shared_gpus(self._core.fleet, self.inventory) if unit.name in clash.instances]
         return str(others[0]) if others else None
-
-    def resolved(self) -> dict[str, tuple[str, ...]]:
-        """Return the UUIDs of each instance, as far as they can be told."""
-        found = {}
-        for unit in self._core.units.values():
-            gpus = unit.gpus
-            if not gpus and unit.spec.pinning is Pinning.GPUS and self.inventory is not None:
-                gpus = resolve(unit.spec, self.inventory).gpus
-            found[unit.name] = tuple(gpu.uuid for gpu in gpus)
-        return found
 
     def _ask(self, reader: GpuReader) -> None:
         reader.ask(monotonic())
@@ -120,6 +111,8 @@ class Gpus:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        from ollamux.gpu.allocation import allowed
+
         first = self.inventory is None
         self.machine = reader.last
         self.inventory = allowed(self.machine, self._env)

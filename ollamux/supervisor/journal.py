@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from ollamux.domain.snapshot import EVENT_SCHEMA
+from ollamux.domain.schemas import EVENT_SCHEMA
 from ollamux.system.clock import rfc3339, wall
 
 FILE_NAME = "events.jsonl"

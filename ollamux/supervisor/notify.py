@@ -10,7 +10,7 @@ from typing import Any
 
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
-from ollamux.domain.snapshot import EVENT_SCHEMA
+from ollamux.domain.schemas import EVENT_SCHEMA
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import reason_of

@@ -5,7 +5,6 @@ Nothing is signalled but processes that carry our marker, each through a handle 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from dataclasses import asdict, replace
 from ollamux.domain import events as ev
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
-from ollamux.ollama.judge import Proof, Verdict
 from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.effects import Effects
@@ -35,6 +33,8 @@ def fingerprint(spec: InstanceSpec) -> str:
 
     A digest, because it is written to disk and the environment of an instance may hold secrets.
     """
+    import hashlib  # loads OpenSSL, which must not hold up the first start
+
     plain = asdict(spec)
     for key in _LIVE_KEYS:
         del plain[key]
@@ -97,7 +97,7 @@ def _remembered(unit: Unit) -> UnitRecord:
         start_ticks=None if unit.child is None else unit.child.start_ticks,
         fingerprint=fingerprint(unit.spec),
         restarts=max(0, unit.state.spawns - 1),
-        proof=None if verdict is None or verdict.proof is Proof.PLANNED else (verdict.proof.value, verdict.reason),
+        proof=None if verdict is None or verdict.proof.value == "planned" else (verdict.proof.value, verdict.reason),
         version=unit.server_version,
     )
 
@@ -138,11 +138,10 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     unit.log_start = logfile.size(unit.log_path)
     unit.server_version = known.version
     effects.adopt(unit, leader)
-    from ollamux.ollama.log import LogReader
-
     unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
-    unit.reader = LogReader()
     if known.proof is not None:
+        from ollamux.ollama.judge import Proof, Verdict
+
         unit.verdict = Verdict(proof=Proof(known.proof[0]), reason=known.proof[1])
     core.dispatch(unit, ev.Adopted(gen=known.gen, pid=known.pid))
     return True

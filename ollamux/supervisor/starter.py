@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 from ollamux.domain import events as ev
 from ollamux.domain.errors import OllamuxError
 from ollamux.domain.spec import OnDeath, Pinning
-from ollamux.gpu.resolve import resolve
 from ollamux.ollama.binary import find_ollama
 from ollamux.ollama.env import child_env, expand
-from ollamux.ollama.log import LogReader
 from ollamux.ollama.version import Version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
 from ollamux.supervisor.unit import Unit
@@ -78,7 +76,6 @@ class Starter:
             return
         unit.spawned_at = monotonic()
         unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
-        unit.reader = LogReader()
         if self._core.fleet.supervisor.max_parallel_starts:
             self._core.loop.call_later(SLOT_HOLD_S, self._core.free_slots)
         self._core.dispatch(unit, ev.Spawned(gen=gen, pid=unit.child.pid))
@@ -124,6 +121,8 @@ class Starter:
         inventory = self._gpus.inventory
         if inventory is None:
             return self._gpus.RESOURCE, "waits for the list of GPUs", None
+        from ollamux.gpu.resolve import resolve  # not needed for a box without cards
+
         found = resolve(unit.spec, inventory, machine=self._gpus.machine)
         if found.problem is None:
             unit.gpus = found.gpus

@@ -20,14 +20,24 @@ _DEFAULTED = [number for number in signal.valid_signals() if number not in (sign
 class Child:
     """A process that we started (`ours`), or adopted from an earlier supervisor."""
 
-    __slots__ = ("ours", "pid", "pidfd", "start_ticks")
+    __slots__ = ("_start_ticks", "ours", "pid", "pidfd")
 
     def __init__(self, pid: int, *, ours: bool) -> None:
         self.pid = pid
         self.ours = ours
         self.pidfd = os.pidfd_open(pid)
-        seen = procs.stat(pid)
-        self.start_ticks = seen.start_ticks if seen is not None else 0
+        self._start_ticks: int | None = None
+
+    @property
+    def start_ticks(self) -> int:
+        """When it was started, in clock ticks since boot; 0 where it is gone. Until it is reaped the number is its own.
+
+        Read at the first use: the kernel makes us wait for it while the program is being loaded.
+        """
+        if self._start_ticks is None:
+            seen = procs.stat(self.pid)
+            self._start_ticks = seen.start_ticks if seen is not None else 0
+        return self._start_ticks
 
     def signal(self, number: int) -> bool:
         """Send a signal to this very process; False where it is gone already."""

@@ -1,0 +1,4 @@
+"""The names and versions of what is written as JSON. Within one number keys are only ever added."""
+
+STATUS_SCHEMA = "ollamux.status/1"
+EVENT_SCHEMA = "ollamux.event/1"
