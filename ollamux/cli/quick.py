@@ -10,6 +10,7 @@ from ollamux.cli import screen
 from ollamux.config.cache import load_fleet
 from ollamux.config.find import find_config
 from ollamux.config.source import read_source
+from ollamux.config.warn import start_warnings
 from ollamux.supervisor.__main__ import cache_path
 from ollamux.supervisor.__main__ import main as supervisor
 from ollamux.system.files import private_dir
@@ -26,7 +27,9 @@ def run(config: Path, *, simulated: bool) -> int:
     """Validate a file and become its supervisor. Raises OllamuxError before anything is started."""
     state = state_dir(os.environ, simulated=simulated)
     private_dir(state)
-    load_fleet(read_source(config), str(config), cache_path(state))
+    fleet = load_fleet(read_source(config), str(config), cache_path(state))
+    for warning in start_warnings(fleet, root=os.geteuid() == 0 and not simulated):
+        screen.write(f"warning: {warning}\n", fd=2)
     words = ["--config", os.path.abspath(config)]
     words += ["--simulated"] if simulated else []
     words += ["--viewer"] if screen.is_terminal() else ["--plain-fd", "1"]

@@ -13,6 +13,16 @@ def warnings(fleet: FleetSpec) -> tuple[str, ...]:
     return tuple(told)
 
 
+def start_warnings(fleet: FleetSpec, *, root: bool) -> tuple[str, ...]:
+    """Return what to tell when a fleet is started; `root`: the servers would run as the superuser."""
+    told = warnings(fleet)
+    if root:
+        told += (
+            "running as root: whoever reaches a server reads and writes files as root; a user of its own is safer",
+        )
+    return told
+
+
 def _of(spec: InstanceSpec) -> list[str]:
     told: list[str] = []
     if not is_loopback(spec.host) and not spec.allow_lan:

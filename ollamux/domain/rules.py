@@ -264,7 +264,7 @@ def get_ready(state: Instance, event: ev.HealthPassed, now: float) -> Step:
 @_leads_to()
 def not_yet(state: Instance, event: ev.HealthFailed, now: float) -> Step:
     """Still starting: the deadline rules, but say what is missing."""
-    return Step(replace(state, reason=event.reason))
+    return Step(state) if state.reason == event.reason else Step(replace(state, reason=event.reason))
 
 
 @_leads_to(Phase.UNHEALTHY)
@@ -283,7 +283,8 @@ def get_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
 @_leads_to()
 def still_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
     """The deadline stands; a hung runner found meanwhile is ended, once."""
-    return _end_runner(replace(state, reason=event.reason), event)
+    told = state if state.reason == event.reason else replace(state, reason=event.reason)
+    return _end_runner(told, event)
 
 
 def _end_runner(state: Instance, event: ev.HealthFailed) -> Step:

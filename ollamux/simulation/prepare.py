@@ -14,7 +14,7 @@ from ollamux.domain.spec import FleetSpec
 from ollamux.simulation.box import cards_for, create_box, default_cards, write_binaries
 from ollamux.simulation.faults import clear
 from ollamux.simulation.store import seed_store
-from ollamux.system import ports
+from ollamux.system import ports, procs
 from ollamux.system.files import write_atomic
 
 FIRST_PORT = 21435
@@ -39,18 +39,27 @@ def prepare(state: Path, count: int, config: Path | None) -> Path:
     seed_store(store)
     (state / "home").mkdir(mode=0o700, exist_ok=True)
     path = state / "ollamux.toml"
-    text = _rehearsal(fleet, program, str(store)) if fleet is not None else _usual(count, program, str(store))
+    text = _rehearsal(fleet, program, str(store)) if fleet is not None else _usual(count, program, state=state)
     write_atomic(str(path), text.encode())
     return path
 
 
-def _usual(count: int, program: str, store: str) -> str:
+def _is_free(port: int, state: Path) -> bool:
+    """Whether a port can be had; one that an instance of this simulation still holds is its own."""
+    if ports.obstacle("127.0.0.1", port) is None:
+        return True
+    held = ports.holder("127.0.0.1", port)
+    env = None if held is None or held.pid is None else procs.environment(held.pid)
+    return env is not None and env.get("OLLAMUX_SUPERVISOR") == str(state)
+
+
+def _usual(count: int, program: str, *, state: Path) -> str:
     """Write what `init` would choose for so many cards, on free ports beside those of the real thing."""
-    free = (port for port in range(FIRST_PORT, 65536) if ports.obstacle("127.0.0.1", port) is None)
+    free = (port for port in range(FIRST_PORT, 65536) if _is_free(port, state))
     instances = {
         f"gpu{index}": {"gpus": [index], "port": port} for index, port in zip(range(count), free, strict=False)
     }
-    plain = {"version": 1, "defaults": {"ollama": program, "store": store}, "instances": instances}
+    plain = {"version": 1, "defaults": {"ollama": program, "store": str(state / "models")}, "instances": instances}
     return f"# {count} simulated GPUs, made by: ollamux up --simulate {count}\n{tomli_w.dumps(plain)}"
 
 

@@ -34,14 +34,17 @@ def main(words: Sequence[str], env: Mapping[str, str]) -> int:
     options = _options(words)
     ready = int(options["ready-fd"]) if "ready-fd" in options else None
     try:
-        code = supervise(_launch(options, env, ready))
+        return supervise(_launch(options, env, ready))
     except OllamuxError as error:
-        if ready is None:
-            os.write(2, error_text(error).encode("utf-8", "replace"))
-        else:
-            _tell(ready, f"{int(error.exit_code)}\n{error_text(error)}")
-        return int(error.exit_code)
-    return code
+        told = error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        told = OllamuxError(f"the supervisor could not start: {error.strerror or error}{where}")
+    if ready is None:
+        os.write(2, error_text(told).encode("utf-8", "replace"))
+    else:
+        _tell(ready, f"{int(told.exit_code)}\n{error_text(told)}")
+    return int(told.exit_code)
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.starter import Starter, launcher_for
 from ollamux.system import child
 from ollamux.system.clock import monotonic
-from ollamux.system.files import Lock, private_dir, write_atomic
+from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
 from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 GPU_PATIENCE_S = 0.5
 """Where no instance is pinned the cards are only shown, and are read after the instances have been started."""
 VIEWER_PATIENCE_S = 1.0
+LOCK_PATIENCE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,7 @@ def supervise(launch: Launch) -> int:
     logs = log_dir(launch.env, simulated=simulated)
     private_dir(state)
     lock = Lock(f"{state}/lock")
-    if not lock.take():
+    if not _take(lock):
         pid = lock.holder()
         who = f" (pid {pid})" if pid is not None else ""
         raise RefusedError(
@@ -91,10 +92,34 @@ def supervise(launch: Launch) -> int:
     try:
         private_dir(logs)
         if launch.config is not None:
-            write_atomic(f"{state}/config-path", launch.config.encode() + b"\n")
+            try:
+                write_atomic(f"{state}/config-path", launch.config.encode() + b"\n")
+            except OSError:
+                pass  # a convenience of --ensure, no reason not to run
         return _Supervisor(launch, state=state, logs=logs, programs=programs).run()
     finally:
         lock.release()
+
+
+def _take(lock: Lock) -> bool:
+    """Take the lock; somebody who only looks whether it is held holds it for a moment himself."""
+    until = monotonic() + LOCK_PATIENCE_S
+    while not lock.take():
+        if monotonic() > until:
+            return False
+        select.select([], [], [], 0.02)
+    return True
+
+
+def _identity(state: str) -> str:
+    """Return the random id of this folder of state, made at its first use."""
+    path = f"{state}/id"
+    known = (read_bounded(path, 64) or b"").decode("ascii", "replace").strip()
+    if known.isalnum():
+        return known
+    fresh = os.urandom(8).hex()
+    write_atomic(path, fresh.encode() + b"\n")
+    return fresh
 
 
 class _Supervisor:
@@ -104,7 +129,8 @@ class _Supervisor:
         _settle_process(state)
         self._launch = launch
         simulated = launch.box is not None
-        self.core = core = Core(launch.fleet, journal=Journal(state), owner=state, log_dir=logs)
+        owner = f"{state} {_identity(state)}"
+        self.core = core = Core(launch.fleet, journal=Journal(state), owner=owner, log_dir=logs)
         self.gpus = Gpus(core, source="simulated" if simulated else "auto", box=launch.box, env=launch.env)
         self.starter = Starter(
             core,
@@ -130,7 +156,8 @@ class _Supervisor:
         core, launch = self.core, self._launch
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
             core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
-        core.loop.on_signal(signal.SIGHUP, self._hang_up)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means what it says
+            core.loop.on_signal(signal.SIGHUP, self._hang_up)
         self.server.listen()
         try:
             early: list[dict[str, Any]] = []

@@ -5,6 +5,8 @@ Level 1, the process, needs no question: its end is told by the kernel.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ollamux.domain import events as ev
@@ -36,6 +38,7 @@ class Checks:
         self._core = core
         self._devices = devices
         self._home = home
+        self.listeners: list[Callable[[Unit], None]] = []
         core.changed.append(self._on_change)
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
@@ -147,7 +150,7 @@ class Checks:
         child = unit.child
         if child is None or not sockets or ports.owns([child.pid], sockets):
             return None
-        if ports.owns(procs.descendants(child.pid), sockets):
+        if ports.owns(procs.descendants(child.pid), sockets) or _is_closed_to_us(child.pid):
             return None
         held = ports.holder(unit.spec.host, unit.spec.port)
         if held is not None and held.pid is not None and family.mark_of(held.pid) == unit.mark:
@@ -157,18 +160,16 @@ class Checks:
         return f"port {unit.spec.port} is answered by {held}, not by this instance"
 
     def _read_scheduler(self, unit: Unit, answer: Answer) -> None:
-        error = answer.error
+        error, models = _loaded(answer)
         overdue: dict[str, OverdueRunner] = {}
-        if error is None and answer.status == 200:
-            try:
-                models = parse_loaded(answer.body, now=wall())
-            except BadAnswerError:
-                models = ()
+        if models is not None:
             unit.runners = family.runners(unit.child.pid) if unit.child is not None else {}
             overdue = self._overdue(unit, models)
             self._tell_gone_runners(unit, models)
             unit.models = models
             self._devices.judge_models(unit)
+            for listener in self.listeners:
+                listener(unit)
         if unit.state.phase in SERVING:
             unit.health = scheduler_answered(unit.health, error, overdue=overdue, now=monotonic())
             self._judge(unit)
@@ -182,9 +183,17 @@ class Checks:
             self._core.dispatch(unit, ev.HealthPassed(gen=gen))
 
     def _overdue(self, unit: Unit, models: tuple[LoadedModel, ...]) -> dict[str, OverdueRunner]:
-        now = wall()
+        now, offset = wall(), wall() - monotonic()
         found: dict[str, OverdueRunner] = {}
+        known, unit.promises = unit.promises, {}
         for model in models:
+            # A server counts on a clock that stands still in suspend and is never set; what it tells as wall time is
+            # worth nothing once the two have parted.
+            promised, then = known.get(model.name, (model.expires_at, offset))
+            then = then if promised == model.expires_at else offset
+            unit.promises[model.name] = (model.expires_at, then)
+            if abs(offset - then) > OVERDUE_SLACK_S:
+                continue
             if model.expires_at is not None and model.expires_at < now - OVERDUE_SLACK_S:
                 pid = self.runner_of(unit, model)
                 seen = procs.stat(pid) if pid is not None else None
@@ -219,3 +228,28 @@ class Checks:
         for name in sorted(gone - unit.gone_runners):
             self._core.note(unit, f"the runner of {name} is gone; the next request for it starts another")
         unit.gone_runners = gone
+
+
+def _loaded(answer: Answer) -> tuple[str | None, tuple[LoadedModel, ...] | None]:
+    """Return (what is wrong with an answer of /api/ps, the models it tells); a server without ps tells nothing."""
+    if answer.error is not None:
+        return answer.error, None
+    if answer.status == 404:
+        return None, None
+    if answer.status != 200:
+        return f"GET /api/ps was answered with {answer.status}", None
+    try:
+        return None, parse_loaded(answer.body, now=wall())
+    except BadAnswerError as error:
+        return f"GET /api/ps: {error}", None
+
+
+def _is_closed_to_us(pid: int) -> bool:
+    """Whether the kernel does not show us what a process has open, as of one with capabilities of its own."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False

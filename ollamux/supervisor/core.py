@@ -81,8 +81,6 @@ class Core:
             self.dispatch(unit, event)
 
     def _follow(self, unit: Unit, before: Instance) -> None:
-        if unit.state.phase is not before.phase or unit.state.gen != before.gen:
-            unit.since_wall = wall()
         deadline = unit.state.deadline
         if deadline is not unit.armed:
             if unit.timer is not None:
@@ -97,14 +95,21 @@ class Core:
 
     def _tell(self, unit: Unit, before: Instance) -> None:
         after = unit.state
-        if after.phase is not before.phase or after.gen != before.gen:
+        moved = after.phase is not before.phase or after.gen != before.gen
+        if moved:
+            unit.since_wall = wall()
+        # To wait for something else than before is news too.
+        if moved or (after.phase is Phase.WAITING and after.reason != before.reason):
             self.journal.add(
                 unit.name, old=before.phase.value, new=after.phase.value, reason=self._reason(unit, before)
             )
         if before.phase is Phase.STARTING and after.phase is not Phase.STARTING:
             self.free_slots()
         for listener in tuple(self.changed):
-            listener(unit, before)
+            try:
+                listener(unit, before)
+            except Exception as error:  # noqa: BLE001 - whoever else listens must hear it all the same
+                self.report_bug(error)
 
     def _reason(self, unit: Unit, before: Instance) -> str | None:
         state = unit.state
@@ -160,6 +165,8 @@ def next_action(unit: Unit) -> str | None:
     """Say what happens when the present deadline comes, or None where nothing will."""
     state = unit.state
     if state.phase is Phase.WAITING:
+        if state.deadline is None:
+            return None
         return "look again" if state.resource is not None else f"restart {max(state.spawns, 1)}"
     return {
         Phase.UNHEALTHY: "restart",

@@ -71,11 +71,17 @@ class Devices:
         """Judge what is loaded: a model that is partly in host memory has spilled."""
         if unit.spec.pinning is not Pinning.GPUS or "cpu_fallback" in unit.degraded:
             return
+        fallen = [model.name for model in unit.models if model.size_bytes > 0 and model.size_vram_bytes == 0]
+        if fallen:
+            reason = f"{', '.join(fallen)} was loaded wholly into host memory: it computes on the CPU"
+            self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, reason)
+            return
         spills = {model.name: model for model in unit.models if spilled(model) > 0}
         whole = {f"spill:{model.name}" for model in unit.models} - {f"spill:{name}" for name in spills}
         unit.incidents -= whole
         if not spills:
-            unit.degraded.pop("spill", None)
+            if unit.degraded.pop("spill", None) is not None:
+                self._core.note(unit, "nothing is spilled any more")
             return
         told = "; ".join(
             f"{name}: {format_size(spilled(model))} of {format_size(model.size_bytes)} is in host memory"

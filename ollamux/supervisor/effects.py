@@ -9,6 +9,7 @@ from typing import assert_never
 
 from ollamux.domain import commands as cm
 from ollamux.domain import events as ev
+from ollamux.domain.instance import Instance
 from ollamux.domain.phases import GOING_DOWN, SERVING, Phase
 from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
@@ -18,6 +19,7 @@ from ollamux.system.child import Child
 from ollamux.system.clock import wall
 
 _TAIL_BYTES = 16384
+STUCK_LOOK_S = 10.0
 
 
 class Effects:
@@ -29,6 +31,7 @@ class Effects:
         self.collected_elsewhere: Callable[[], frozenset[int]] = frozenset
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
+        core.changed.append(self._look_after_stuck)
 
     def execute(self, unit: Unit, command: cm.Command) -> None:
         """Carry out one command of the machine."""
@@ -91,6 +94,16 @@ class Effects:
                 pass
         self._signal_rest(unit, signal.SIGKILL)
 
+    def _look_after_stuck(self, unit: Unit, before: Instance) -> None:
+        """Look now and then at what would not die: not every end of a process is told to us."""
+        if unit.state.phase is Phase.STUCK and before.phase is not Phase.STUCK:
+            self._look_again(unit, unit.state.gen)
+
+    def _look_again(self, unit: Unit, gen: int) -> None:
+        if unit.state.phase is Phase.STUCK and unit.state.gen == gen:
+            self.look_at_members(unit)
+            self._core.loop.call_later(STUCK_LOOK_S, lambda: self._look_again(unit, gen))
+
     def _reap(self, unit: Unit) -> None:
         self._forget_members(unit)
         if unit.child is not None:
@@ -135,7 +148,7 @@ class Effects:
                 continue
             unit.member_handles[pid] = handle
             self._core.loop.watch(handle, read=lambda: self.look_at_members(unit))
-        if not pids and unit.state.phase in GOING_DOWN:
+        if not unit.member_handles and unit.state.phase in GOING_DOWN:
             self._core.loop.call_soon(lambda: self.look_at_members(unit))
 
     def _forget_members(self, unit: Unit) -> None:

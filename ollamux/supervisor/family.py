@@ -18,10 +18,14 @@ from ollamux.system.child import Child, reap_orphan
 INSTANCE = "OLLAMUX_INSTANCE"
 GENERATION = "OLLAMUX_GENERATION"
 SUPERVISOR = "OLLAMUX_SUPERVISOR"
+SUPERVISOR_ID = "OLLAMUX_SUPERVISOR_ID"
 
 
 class Mark(NamedTuple):
-    """What tells the processes of one incarnation from all others. `owner` is the supervisor's folder of state."""
+    """What tells the processes of one incarnation from all others.
+
+    `owner` is the supervisor's folder of state and the random id kept in it: a container may have the same folder.
+    """
 
     owner: str
     instance: str
@@ -29,7 +33,8 @@ class Mark(NamedTuple):
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables that carry the mark."""
-        return {SUPERVISOR: self.owner, INSTANCE: self.instance, GENERATION: str(self.gen)}
+        folder, _, identity = self.owner.rpartition(" ")
+        return {SUPERVISOR: folder, SUPERVISOR_ID: identity, INSTANCE: self.instance, GENERATION: str(self.gen)}
 
 
 def mark_of(pid: int) -> Mark | None:
@@ -37,7 +42,8 @@ def mark_of(pid: int) -> Mark | None:
     env = procs.environment(pid)
     if not env or INSTANCE not in env or SUPERVISOR not in env or not env.get(GENERATION, "").isdigit():
         return None
-    return Mark(owner=env[SUPERVISOR], instance=env[INSTANCE], gen=int(env[GENERATION]))
+    owner = f"{env[SUPERVISOR]} {env.get(SUPERVISOR_ID, '')}"
+    return Mark(owner=owner, instance=env[INSTANCE], gen=int(env[GENERATION]))
 
 
 def marked(owner: str) -> dict[int, Mark]:
@@ -45,9 +51,23 @@ def marked(owner: str) -> dict[int, Mark]:
     found: dict[int, Mark] = {}
     for pid in procs.pids():
         mark = mark_of(pid)
-        if mark is not None and mark.owner == owner and _lives(pid):
+        if mark is not None and mark.owner == owner and _lives(pid) and _is_descendant(pid, owner):
             found[pid] = mark
     return found
+
+
+def _is_descendant(pid: int, owner: str) -> bool:
+    """Whether a marked process was started below one of our servers, and not by a person with a copied environment.
+
+    A server leads a session of its own. A session whose leader lives and carries no mark of ours is somebody's shell.
+    """
+    seen = procs.stat(pid)
+    if seen is None or not procs.same_namespace(pid):
+        return False
+    if seen.session == pid or not _lives(seen.session):
+        return True
+    mark = mark_of(seen.session)
+    return mark is not None and mark.owner == owner
 
 
 def _lives(pid: int) -> bool:

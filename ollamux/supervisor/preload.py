@@ -11,12 +11,16 @@ import json
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.text import format_duration, safe_text
+from ollamux.ollama.api import same_model
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.http import Answer, Request, probe_host
 from ollamux.supervisor.unit import Unit
+from ollamux.system.clock import monotonic
 
 LOAD_TIMEOUT_S = 1800.0
+RENEW_AFTER_S = 30.0
+"""A pin is evicted as soon as the server's limit of loaded models is reached, and ended by a client's keep_alive."""
 
 
 class Preload:
@@ -26,11 +30,33 @@ class Preload:
         self._core = core
         self._checks = checks
         core.changed.append(self._on_change)
+        checks.listeners.append(self._renew)
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
         if unit.state.phase is Phase.READY and before.phase is Phase.STARTING and unit.spec.preload:
             unit.preload_failed = {}
-            self._load(unit, unit.spec.preload, "/api/generate")
+            self._begin(unit, unit.spec.preload)
+
+    def _begin(self, unit: Unit, models: tuple[str, ...]) -> None:
+        unit.preloaded_at = monotonic()
+        self._load(unit, models, "/api/generate")
+
+    def _renew(self, unit: Unit) -> None:
+        """Pin again what lost its pin, now and then, and never against the server's own limit."""
+        if not unit.spec.preload or "preload" in unit.requests or unit.state.phase is not Phase.READY:
+            return
+        if monotonic() - unit.preloaded_at < RENEW_AFTER_S:
+            return
+        kept = [model.name for model in unit.models if model.expires_at is None]
+        lost = tuple(name for name in unit.spec.preload if not any(same_model(name, other) for other in kept))
+        limit = unit.spec.max_loaded_models
+        if lost and (limit is None or len(unit.models) < limit or self._all_are_pins(unit)):
+            self._begin(unit, lost)
+
+    def _all_are_pins(self, unit: Unit) -> bool:
+        """Whether whatever is loaded is ours to pin, so that pinning evicts nobody else's model."""
+        pins = unit.spec.preload
+        return len(pins) <= len(unit.models) and all(any(same_model(m.name, p) for p in pins) for m in unit.models)
 
     def _load(self, unit: Unit, models: tuple[str, ...], target: str) -> None:
         if not models:

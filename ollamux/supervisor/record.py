@@ -30,6 +30,9 @@ class UnitRecord:
     restarts: int = 0
     proof: tuple[str, str] | None = None
     version: str | None = None
+    gpus: tuple[str, ...] = ()
+    log_start: int = 0
+    incidents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +65,18 @@ def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
             raise ValueError(f"written by another version (schema {plain['schema']})")
         units = {str(name): _unit(entry) for name, entry in plain["units"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        os.replace(path, path + ".bad")
-        return Record(boot_id=boot_id), f"the state file could not be read and was put aside as {path}.bad: {error}"
+        return Record(boot_id=boot_id), f"the state file could not be read{_put_aside(path)}: {error}"
     if plain.get("boot_id") != boot_id:
         units = {name: UnitRecord(gen=unit.gen) for name, unit in units.items()}
     return Record(boot_id=boot_id, units=units), None
+
+
+def _put_aside(path: str) -> str:
+    try:
+        os.replace(path, path + ".bad")
+    except OSError as error:
+        return f" nor put aside ({error.strerror})"
+    return f" and was put aside as {path}.bad"
 
 
 def _unit(entry: dict[str, Any]) -> UnitRecord:
@@ -80,10 +90,17 @@ def _unit(entry: dict[str, Any]) -> UnitRecord:
         restarts=int(entry.get("restarts", 0)),
         proof=None if proof is None else (str(proof[0]), str(proof[1])),
         version=_text(entry.get("version")),
+        gpus=_texts(entry.get("gpus")),
+        log_start=_number(entry.get("log_start")) or 0,
+        incidents=_texts(entry.get("incidents")),
     )
     if unit.gen < 0:
         raise ValueError("a negative generation")
     return unit
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
 def _number(value: object) -> int | None:

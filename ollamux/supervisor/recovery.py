@@ -14,7 +14,7 @@ from ollamux.domain import events as ev
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
 from ollamux.supervisor import family
-from ollamux.supervisor.core import Core
+from ollamux.supervisor.core import SLOT_HOLD_S, Core
 from ollamux.supervisor.effects import Effects
 from ollamux.supervisor.family import Mark
 from ollamux.supervisor.record import Record, UnitRecord, load, save
@@ -95,11 +95,20 @@ def _remembered(unit: Unit) -> UnitRecord:
         stopped=unit.state.want is Want.DOWN and unit.spec.enabled and not unit.state.shutting_down,
         pid=None if unit.child is None else unit.child.pid,
         start_ticks=None if unit.child is None else unit.child.start_ticks,
-        fingerprint=fingerprint(unit.spec),
+        fingerprint=_fingerprint_of(unit),
         restarts=max(0, unit.state.spawns - 1),
         proof=None if verdict is None or verdict.proof.value == "planned" else (verdict.proof.value, verdict.reason),
         version=unit.server_version,
+        gpus=tuple(gpu.uuid for gpu in unit.gpus),
+        log_start=unit.log_start,
+        incidents=tuple(sorted(unit.incidents)),
     )
+
+
+def _fingerprint_of(unit: Unit) -> str:
+    if unit.fingerprint is None:
+        unit.fingerprint = fingerprint(unit.spec)
+    return unit.fingerprint
 
 
 def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[], None]) -> None:
@@ -135,10 +144,18 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
         return False
     unit.state = replace(new_state(unit.spec, gen=known.gen), spawns=known.restarts + 1)
     unit.spawned_at = monotonic()
-    unit.log_start = logfile.size(unit.log_path)
+    unit.log_start = known.log_start
     unit.server_version = known.version
+    unit.incidents = set(known.incidents)
+    if known.gpus:
+        from ollamux.gpu.model import Gpu
+
+        unit.gpus = tuple(Gpu(uuid=uuid) for uuid in known.gpus)  # completed by the first list of GPUs
     effects.adopt(unit, leader)
-    unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
+    core.loop.call_later(SLOT_HOLD_S, core.free_slots)
+    # Without a proof the start-up lines are still to be read; with one, what it logged until now is no news.
+    at = known.log_start if known.proof is None else logfile.size(unit.log_path)
+    unit.follower = logfile.Follower(unit.log_path, at=at)
     if known.proof is not None:
         from ollamux.ollama.judge import Proof, Verdict
 
@@ -163,13 +180,18 @@ def _end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
     core.leftovers[pid] = mark
     _send(handle, signal.SIGTERM)
     _send(handle, signal.SIGCONT)
-    kill = core.loop.call_later(END_AFTER_S, lambda: _send(handle, signal.SIGKILL))
+    unit = core.units.get(mark.instance)
+    patience = END_AFTER_S if unit is None else unit.spec.restart.stop_timeout_s
+    kill = core.loop.call_later(patience, lambda: _send(handle, signal.SIGKILL))
 
     def gone() -> None:
         kill.cancel()
         core.loop.unwatch(handle)
         os.close(handle)
         del core.leftovers[pid]
+        for other, its in family.marked(core.owner).items():
+            if its == mark and other not in core.leftovers:
+                _end(core, other, its, done)  # started while we waited, by what has just ended
         core.free(LEFTOVERS)
         done()
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, NotFoundError, RefusedError, UsageError
-from ollamux.domain.phases import Phase
+from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.snapshot import VIEWS, as_json
+from ollamux.domain.text import LONGEST_S
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.server import Client
@@ -113,7 +114,7 @@ class Requests:
                 f"{', '.join(disabled)}: disabled in the configuration", hint="set enabled = true there, then start it"
             )
         wanted = [unit for unit in units if unit.spec.enabled]
-        before = {unit.name: unit.state.gen - (unit.state.phase is Phase.READY) for unit in wanted}
+        before = {unit.name: unit.state.gen - (unit.state.phase in SERVING) for unit in wanted}
         for unit in wanted:
             self._core.dispatch(unit, ev.StartAsked())
         self._remember()
@@ -262,8 +263,8 @@ def _badness(code: Exit) -> int:
 
 def _timeout(request: dict[str, Any]) -> float:
     value = request.get("timeout")
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86400:
-        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return min(float(value), LONGEST_S)
     return DEFAULT_TIMEOUT_S
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import stat
 import struct
@@ -17,6 +18,7 @@ from ollamux.system.loop import Loop, Timer
 from ollamux.system.places import LONGEST_SOCKET_PATH, SOCKET_NAME
 
 MOST_CLIENTS = 32
+MOST_WAITING = 256
 SEND_WITHIN_S = 5.0
 ACCEPT_AGAIN_S = 1.0
 _MOST_UNSENT = 8 << 20
@@ -66,11 +68,15 @@ class Client:
             return
         except OSError:
             data = b""
+        if self.asked:
+            if not data and self._hung_up():
+                self.close()
+            elif not data:  # it will say no more, but still waits for the answer
+                self._server.loop.unwatch(self._socket.fileno())
+            return  # one request a connection; what follows it is not read
         if not data:
             self.close()
             return
-        if self.asked:
-            return  # one request a connection; what follows it is not read
         self._in += data
         line, newline, _ = self._in.partition(b"\n")
         if newline:
@@ -79,6 +85,11 @@ class Client:
             self._server.requested(self, bytes(line))
         elif len(self._in) > LONGEST_LINE:
             self.close()
+
+    def _hung_up(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), 0)
+        return any(found & select.POLLHUP for _, found in poll.poll(0))
 
     def _writable(self) -> None:
         try:
@@ -122,8 +133,22 @@ class Server:
         self.path = ""
 
     def listen(self) -> None:
-        """Bind the socket, 0600 in a 0700 folder, so that nobody else can ever connect. Raises OllamuxError."""
-        folder = self._places()[0]
+        """Bind the socket at the first usable place, 0600 in a 0700 folder, so that nobody else can ever connect.
+
+        Raises OllamuxError, with what is wrong with the first place, where none is usable.
+        """
+        refused: OllamuxError | None = None
+        for folder in self._places():
+            try:
+                self._listen_at(folder)
+            except OllamuxError as error:
+                refused = refused or error
+                continue
+            return
+        if refused is not None:
+            raise refused
+
+    def _listen_at(self, folder: str) -> None:
         private_dir(folder)
         path = f"{folder}/{SOCKET_NAME}"
         if len(os.fsencode(path)) + 5 > LONGEST_SOCKET_PATH:
@@ -187,12 +212,12 @@ class Server:
             if not _may_ask(connection):
                 connection.close()
                 continue
-            if len(self._clients) >= MOST_CLIENTS:
-                idle = next((client for client in self._clients if not client.asked), None)
-                if idle is None:
-                    connection.close()
-                    continue
-                idle.close()
+            silent = [client for client in self._clients if not client.asked]
+            if len(silent) >= MOST_CLIENTS:
+                silent[0].close()
+            if len(self._clients) >= MOST_WAITING:
+                connection.close()
+                continue
             self._clients.append(Client(self, connection))
 
     def _look_again(self) -> None:

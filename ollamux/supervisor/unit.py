@@ -37,7 +37,6 @@ class Unit:
         self.armed: object = None
         self.since_wall = 0.0
         self.spawned_at = 0.0
-        self.ready_since: float | None = None
         self.last_exit_wall: float | None = None
         self.leader_ended = False
         self.member_handles: dict[int, int] = {}
@@ -58,12 +57,15 @@ class Unit:
         self.gone_runners: frozenset[str] = frozenset()
         self.slept_s = 0.0
         self.blobs: dict[tuple[str, str | None], str | None] = {}
+        self.promises: dict[str, tuple[float | None, float]] = {}
         # What outlives an incarnation.
         self.gpus: tuple[Gpu, ...] = ()
         self.degraded: dict[str, str] = {}
+        self.fingerprint: str | None = None
         self.incidents: set[str] = set()
         self.asked_incidents: set[str] = set()
         self.preload_failed: dict[str, str] = {}
+        self.preloaded_at = 0.0
 
     @property
     def name(self) -> str:
@@ -102,9 +104,9 @@ class Unit:
         self.models = ()
         self.runners = {}
         self.blobs = {}
+        self.promises = {}
         self.gone_runners = frozenset()
         self.degraded = {}
-        self.ready_since = None
 
 
 def new_state(spec: InstanceSpec, *, gen: int = 0) -> Instance:

@@ -24,7 +24,7 @@ class Upkeep:
         self._observer = observer
         self._config = config
         self._source = source
-        self._seen = _stamp(config)
+        self._seen: tuple[int, int, int] | None = (-1, -1, -1)
         self._complained_at = -_COMPLAIN_AGAIN_S
         core.loop.call_later(INTERVAL_S, self._look)
 

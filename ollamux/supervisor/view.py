@@ -17,10 +17,11 @@ from ollamux.domain.snapshot import (
     SupervisorView,
 )
 from ollamux.domain.spec import Pinning
-from ollamux.gpu.model import NO_GPUS, Gpu, Inventory
+from ollamux.gpu.model import NO_GPUS, Gpu, GpuProcess, Inventory
 from ollamux.ollama.api import LoadedModel
 from ollamux.supervisor import core as core_module
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.starter import LEFTOVERS
 from ollamux.supervisor.unit import Unit
@@ -218,33 +219,27 @@ def _instances_by_gpu(units: tuple[Unit, ...]) -> dict[str, tuple[str, ...]]:
 
 
 def _processes(units: tuple[Unit, ...], inventory: Inventory) -> tuple[ProcessView, ...]:
-    on_gpu = {process.pid: (gpu.uuid, process) for gpu in inventory.gpus for process in gpu.processes}
-    rows: list[ProcessView] = []
-    ours: set[int] = set()
+    """Return our own processes, then whoever else is on a card; one that is on several cards has a row for each."""
+    cards: dict[int, list[tuple[str | None, GpuProcess | None]]] = {}
+    for gpu in inventory.gpus:
+        for process in gpu.processes:
+            cards.setdefault(process.pid, []).append((gpu.uuid, process))
+    ours: dict[int, tuple[str, str]] = {}
     for unit in units:
-        if unit.child is None:
-            continue
-        for kind, pid in [("serve", unit.child.pid), *(("runner", pid) for pid in unit.runners)]:
-            seen = procs.stat(pid)
-            uuid, process = on_gpu.get(pid, (None, None))
-            ours.add(pid)
-            rows.append(
-                ProcessView(
-                    gpu=uuid,
-                    pid=pid,
-                    kind=kind,
-                    instance=unit.name,
-                    name=seen.comm if seen is not None else kind,
-                    memory_bytes=None if process is None else process.memory_bytes,
-                )
-            )
-    for pid, (uuid, process) in sorted(on_gpu.items()):
-        if pid not in ours:
-            seen = procs.stat(pid)
-            name = process.name or (seen.comm if seen is not None else "?")
-            rows.append(
-                ProcessView(
-                    gpu=uuid, pid=pid, kind="foreign", instance=None, name=name, memory_bytes=process.memory_bytes
-                )
-            )
+        if unit.child is not None:
+            ours[unit.child.pid] = ("serve", unit.name)
+            ours |= dict.fromkeys(unit.runners, ("runner", unit.name))
+    names = {unit.mark: unit.name for unit in units}
+    for pid in sorted(cards.keys() - ours.keys()):
+        mark = mark_of(pid)
+        if mark in names:  # a runner that was started since the last look
+            ours[pid] = ("runner", names[mark])
+    rows: list[ProcessView] = []
+    for pid in [*ours, *sorted(cards.keys() - ours.keys())]:
+        kind, instance = ours.get(pid, ("foreign", None))
+        seen = procs.stat(pid)
+        for uuid, found in cards.get(pid) or [(None, None)]:
+            name = (found.name if found is not None else None) or (seen.comm if seen is not None else kind)
+            memory = None if found is None else found.memory_bytes
+            rows.append(ProcessView(gpu=uuid, pid=pid, kind=kind, instance=instance, name=name, memory_bytes=memory))
     return tuple(rows)

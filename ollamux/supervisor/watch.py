@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ollamux.config.warn import start_warnings
 from ollamux.domain.phases import Phase
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
@@ -43,6 +44,7 @@ class Watch:
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
     ) -> None:
         self._core = core
+        self._gpus = gpus
         self._launch = launch
         self._server = server
         simulated = launch.box is not None
@@ -75,6 +77,8 @@ class Watch:
             for event in early:
                 console.event(event)
             self._core.journal.listeners.append(console.event)
+        for warning in start_warnings(launch.fleet, root=os.geteuid() == 0 and launch.box is None):
+            self._core.note(None, f"warning: {warning}")
         for unit in self._core.units.values():
             self.checks.begin(unit)
         self._core.loop.call_later(LEISURE_S, self._at_leisure)
@@ -93,6 +97,7 @@ class Watch:
 
     def _on_gpus(self) -> None:
         for unit in self._core.units.values():
+            unit.gpus = tuple(self._gpus.current(unit.gpus))
             if unit.state.phase is Phase.READY:
                 self.devices.judge_gpus(unit)
                 self.notifier.look(unit)

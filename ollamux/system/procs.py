@@ -19,6 +19,7 @@ class Stat(NamedTuple):
     state: str
     ppid: int
     pgid: int
+    session: int
     cpu_ticks: int
     start_ticks: int
 
@@ -48,6 +49,7 @@ def stat(pid: int) -> Stat | None:
         state=fields[0].decode(),
         ppid=int(fields[1]),
         pgid=int(fields[2]),
+        session=int(fields[3]),
         cpu_ticks=int(fields[11]) + int(fields[12]),
         start_ticks=int(fields[19]),
     )
@@ -105,6 +107,14 @@ def descendants(pid: int) -> list[int]:
 def pids() -> list[int]:
     """Return every process id that /proc shows."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def same_namespace(pid: int) -> bool:
+    """Whether a process lives in our own process-id namespace, and not in a container below it."""
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return False
 
 
 def boot_id() -> str:

@@ -273,7 +273,7 @@ def test_R53_S17_rude_clients_are_dropped_and_cost_nothing(box: Box) -> None:
     slow.sendall(b'{"v":1,')
     longest = box.connect()
     with pytest.raises(OSError):
-        for _ in range(10_000):
+        for _ in range(64):  # more than a line may have, and than the kernel keeps for us
             longest.sendall(b"x" * 65536)
     assert box.status(), "others are served meanwhile"
     assert box.rounds_while("a") < 200

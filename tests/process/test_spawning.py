@@ -63,7 +63,8 @@ def test_S15_R82_nothing_of_the_callers_environment_reaches_a_server(box: Box) -
         *("OLLAMA_HOST", "OLLAMA_MODELS", "OLLAMA_NOPRUNE", "OLLAMA_CONTEXT_LENGTH", "LLAMA_ARG_CACHE_RAM"),
         *("OLLAMA_LLM_LIBRARY", "OLLAMA_VULKAN", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
         *("HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL"),
-        *("OLLAMUX_SUPERVISOR", "OLLAMUX_INSTANCE", "OLLAMUX_GENERATION", "FAKE_DUMP", "FAKE_DIR", "FAKE_STARTS"),
+        *("OLLAMUX_SUPERVISOR", "OLLAMUX_SUPERVISOR_ID", "OLLAMUX_INSTANCE", "OLLAMUX_GENERATION"),
+        *("FAKE_DUMP", "FAKE_DIR", "FAKE_STARTS"),
     }
     assert set(env) - {"PWD", "OLDPWD", "SHLVL", "_"} == expected, "the shell in front of the fake may add its own"
     assert env["OLLAMA_HOST"] == f"127.0.0.1:{box.ports['a']}"

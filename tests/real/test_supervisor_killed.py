@@ -16,17 +16,21 @@ from .box import QUICK, Box, answers, generate, proc_state, until
 
 pytestmark = pytest.mark.real_ollama
 
+STREAM_S = 3.0
+"""How long the stream shall last on this machine: long enough to be under way when the supervisor is gone."""
+
 
 def test_a_stream_goes_on_and_the_instances_are_adopted(box: Box, model: str) -> None:
     box.configure({"a": {}, "b": {}}, health=QUICK)
     box.up()
-    generate(box.ports["a"])
+    measured = generate(box.ports["a"], options={"num_predict": 200})
+    tokens = round(STREAM_S * 200 / (measured["eval_duration"] / 1e9))
     before = {one["name"]: (one["pid"], one["generation"]) for one in box.status()["instances"]}
     supervisor = box.status()["supervisor"]["pid"]
     runner = box.await_runner("a")
 
     connection = http.client.HTTPConnection("127.0.0.1", box.ports["a"], timeout=60)
-    body = {"model": "tiny", "prompt": "hello", "options": {"num_predict": 1500}}
+    body = {"model": "tiny", "prompt": "hello", "options": {"num_predict": tokens}}
     connection.request("POST", "/api/generate", json.dumps(body))
     with connection.getresponse() as stream:
         first = json.loads(stream.readline())
@@ -37,7 +41,7 @@ def test_a_stream_goes_on_and_the_instances_are_adopted(box: Box, model: str) ->
         lines = [json.loads(line) for line in stream]
     connection.close()
     last = lines[-1]
-    assert last["done"] and last["done_reason"] == "length" and last["eval_count"] == 1500, last
+    assert last["done"] and last["done_reason"] == "length" and last["eval_count"] == tokens, last
     assert datetime.fromisoformat(last["created_at"]).timestamp() > killed_at
 
     gone = box.run("status", "-o", "json", "--config", str(box.config))

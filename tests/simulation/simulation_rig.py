@@ -1,4 +1,4 @@
-"""What the tests of the simulation share: a box of one's own, servers in it, and everything ended afterwards, by pid."""
+"""What the tests of the simulation share: a box, servers in it, and everything ended afterwards, by pid."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ollamux.simulation.box import create_box, default_cards, write_binaries
 from ollamux.simulation.catalogue import ModelSpec
 from ollamux.simulation.store import install
 
+Process = subprocess.Popen[bytes]  # noqa: TID251 the test is the parent of what it starts
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
 VERSIONS = ("0.24.0", "0.32.15")
 NEW, OLD = "0.32.15", "0.24.0"
@@ -76,7 +77,7 @@ class Answer:
 class Served:
     """One running simulated server."""
 
-    def __init__(self, rig: Rig, process: subprocess.Popen[bytes], port: int, logs: Path) -> None:
+    def __init__(self, rig: Rig, process: Process, port: int, logs: Path) -> None:
         self.rig, self.process, self.port, self.logs = rig, process, port, logs
 
     @property
@@ -102,8 +103,8 @@ class Served:
         try:
             data = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
             connection.request(method, path, data, headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, dict(response.getheaders()), response.read())
+            with connection.getresponse() as response:
+                return Answer(response.status, dict(response.getheaders()), response.read())
         finally:
             connection.close()
 
@@ -176,7 +177,7 @@ class Rig:
         wanted = {k: v for k, v in self.env(version, **wanted).items() if v != "-"}
         logs = self.root / f"serve{len(self.served)}"
         with logs.with_suffix(".out").open("ab") as out, logs.with_suffix(".err").open("ab") as err:
-            process = subprocess.Popen(  # noqa: TID251 the test is the parent here
+            process = Process(
                 [self.ollama, "serve"], env=wanted, stdout=out, stderr=err, cwd="/", start_new_session=True
             )
         served = Served(self, process, port, logs)

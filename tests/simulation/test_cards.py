@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -101,7 +102,8 @@ def test_cards_are_the_same_every_time_and_usage_of_the_dead_does_not_count(tmp_
     assert default_cards(8)[:3] == default_cards(3)
     create_box(tmp_path, CARDS)
     write_usage(tmp_path, Usage(pid=os.getpid(), name="me", memory={ONE: 5 * MIB}, busy=True))
-    (tmp_path / "usage/4194303.json").write_text('{"pid":4194303,"name":"x","memory":{"%s":7},"start":1}' % ONE)
+    dead = {"pid": 4194303, "name": "x", "memory": {ONE: 7}, "start": 1}
+    (tmp_path / "usage/4194303.json").write_text(json.dumps(dead))
     inventory = read_inventory(tmp_path)
     assert (inventory.source, inventory.error) == ("simulated", None)
     card = inventory.gpus[1]

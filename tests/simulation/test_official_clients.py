@@ -15,7 +15,11 @@ from ollamux.simulation.store import install
 def test_the_ollama_client(rig: Rig, version: str) -> None:
     install(rig.store, CATALOGUE["nomic-embed-text:latest"])
     served = rig.start(version, CUDA_VISIBLE_DEVICES="0", OLLAMA_VULKAN="0")
-    client = ollama.Client(host=f"http://{served.address}")
+    with ollama.Client(host=f"http://{served.address}") as client:
+        _use(client)
+
+
+def _use(client: ollama.Client) -> None:
     assert {model.model for model in client.list().models} == {
         "tiny:latest",
         "tiny2:latest",

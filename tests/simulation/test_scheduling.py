@@ -35,6 +35,7 @@ class Stream:
         return json.loads(text) if text else None
 
     def close(self) -> None:
+        self.response.close()
         self.connection.close()
 
 
