@@ -24,7 +24,7 @@ from ollamux.system import logfile, procs
 from ollamux.system.child import Child
 from ollamux.system.clock import monotonic
 
-END_AFTER_S = 5.0
+END_AFTER_S = 15.0
 _LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "allow_lan")
 
 
@@ -181,7 +181,7 @@ def _end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
     _send(handle, signal.SIGTERM)
     _send(handle, signal.SIGCONT)
     unit = core.units.get(mark.instance)
-    patience = END_AFTER_S if unit is None else unit.spec.restart.stop_timeout_s
+    patience = END_AFTER_S if unit is None else min(END_AFTER_S, unit.spec.restart.stop_timeout_s)
     kill = core.loop.call_later(patience, lambda: _send(handle, signal.SIGKILL))
 
     def gone() -> None:
