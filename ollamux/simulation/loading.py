@@ -250,10 +250,12 @@ class Loader:
         new = self.era.has_llama_server
         name = "llama-server" if new else "llama runner"
         if not new:
+            runner.heard.set()
             self._send_wish(runner, wish, placed, aborted)
         self.log.info("waiting", f"waiting for {name} to start responding")
         thing, status = ("llama-server", "llm server not responding") if new else ("server", "llm server loading model")
         self.log.info("available", f"waiting for {thing} to become available", status=status)
+        runner.heard.set()
         self._until_ready(runner, aborted, path)
         took = f"{name} started in {time.monotonic() - begun:.2f} seconds"
         self.log.info("started", took)

@@ -119,9 +119,8 @@ def _run(app: App, request: Request, row: dict[str, Any], prompt: str, *, chat: 
             _line(request, {"model": model, "created_at": _now(), **_content(word, chat=chat), "done": False})
 
     answer = speak(app, request, manifest, ask, say, begun)
-    text = "" if streamed else "".join(answer.words)
-    last = {"model": model, "created_at": _now(), **_content(text, chat=chat), "done": True}
-    last |= _end(answer, prompt, chat=chat)
+    content = _content("" if streamed else "".join(answer.words), chat=chat)
+    last = {"model": model, "created_at": _now(), **content, "done": True, **_end(answer, prompt, chat=chat)}
     if streamed:
         _line(request, last)
     else:

@@ -40,6 +40,8 @@ TOKENS = "OLLAMUX_SIMULATION_TOKENS_PER_SECOND"
 _JSON = "application/json; charset=utf-8"
 _LOAD_S, _LOAD_MOST_S, _LOAD_BYTES_S = 0.2, 1.8, 5e9
 
+_IGNORES_TERM = threading.Event()
+
 
 class Runner:
     """One loaded model. `new` is true for llama-server, false for the runner of earlier versions."""
@@ -191,6 +193,7 @@ class Runner:
             os.setsid()
             # Only the main thread may set a handler; it sleeps in pause() and is woken for it.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+            _IGNORES_TERM.wait()
             request.answer(200, b"{}", _JSON)
         elif self.state != "ready":
             self._health(request)
@@ -266,6 +269,7 @@ class Runner:
 def ignore_term(*_: object) -> None:
     """Stop obeying SIGTERM: the second half of becoming an orphan."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _IGNORES_TERM.set()
 
 
 def main(arguments: list[str], *, new: bool, name: str) -> None:

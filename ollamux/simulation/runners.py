@@ -42,6 +42,8 @@ class RunnerProcess:
         self.argv, self.port, self.log = argv, port, log
         self.status: int | None = None
         self.ended = threading.Event()
+        # A server has said what it has to say about a start before a real runner prints its first line.
+        self.heard = threading.Event()
         self.buffers: dict[tuple[str, str], int] = {}
         self.layers: tuple[int, int] | None = None
         self.last_output = time.monotonic()
@@ -62,6 +64,7 @@ class RunnerProcess:
 
     def _pump(self, reader: int) -> None:
         rest = b""
+        self.heard.wait()
         with os.fdopen(reader, "rb", buffering=0) as pipe:
             while data := pipe.read(65536):
                 self.last_output = time.monotonic()
@@ -92,6 +95,7 @@ class RunnerProcess:
 
     def kill(self, *, wait: bool = True) -> None:
         """End it with SIGKILL and wait, without a limit, until it is gone."""
+        self.heard.set()
         with self._lock:
             if self.status is None:
                 os.kill(self.pid, signal.SIGKILL)

@@ -126,11 +126,11 @@ def test_starts_that_take_long(rig: Rig, fault: str) -> None:
     inject(rig.box, fault, "gpu0")
     inject(rig.box, fault, "gpu1")
     assert before.answers(), "it acts from the next start on"
-    served = rig.start(ready=False, OLLAMUX_SIMULATION_SPEED="5")
+    served = rig.start(ready=False, OLLAMUX_SIMULATION_SPEED="10")
     until(lambda: "Listening on" in served.stderr, "it listens")
     assert silent(served)
     if fault == "slow-start":
-        until(served.answers, "it answers after 20 s, five times as fast", 8)
+        until(served.answers, "it answers after 20 s, ten times as fast", 8)
     else:
         clear(rig.box, "gpu0")
         until(served.answers, "it answers once the fault is cleared")
