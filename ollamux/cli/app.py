@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ollamux import __version__
 from ollamux.cli import screen
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 config_app = typer.Typer(
-    help="Look at the configuration: is it right, what is in force, where is it.", rich_markup_mode=None
+    help="Look at the configuration: check, show, path, schema.", rich_markup_mode=None
 )
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 
@@ -35,6 +36,21 @@ Simulated = Annotated[bool, typer.Option("--simulated", help="Mean the simulatio
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on success; for cron.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to the question.")]
+
+
+class Plain(TyperCommand):
+    """A command whose usage line names what it must be given without typer's braces, which read as a choice."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the pieces of the usage line."""
+        return [piece.removeprefix("{").removesuffix("}") for piece in super().collect_usage_pieces(ctx)]
+
+
+def view_names(incomplete: str) -> list[str]:
+    """Return the views of the status whose names begin so, for completion in a shell."""
+    from ollamux.domain.snapshot import VIEWS
+
+    return [name for name in VIEWS if name.startswith(incomplete)]
 
 
 def instance_names(incomplete: str) -> list[str]:
@@ -48,7 +64,7 @@ def fault_names(incomplete: str) -> list[str]:
     """Return the faults whose names begin so, for completion in a shell."""
     from ollamux.simulation.faults import FAULTS
 
-    return [name for name in FAULTS if name.startswith(incomplete)]
+    return [name for name in (*FAULTS, "clear") if name.startswith(incomplete)]
 
 
 Names = Annotated[
@@ -78,7 +94,10 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
     stdout: Annotated[bool, typer.Option("--stdout", help="Print the file instead of writing it.")] = False,
 ) -> int:
-    """Write a commented configuration for the GPUs of this machine, one instance each."""
+    """Write a commented configuration for the GPUs of this machine.
+
+    One instance for each GPU; without a GPU one that computes on the CPU.
+    """
     from ollamux.cli.configuration import init
 
     return init(config, force=force, stdout=stdout)
@@ -193,7 +212,7 @@ def stop(
     simulated: Simulated = False,
     quiet: Quiet = False,
 ) -> int:
-    """Stop instances; they stay stopped until started, or until ollamux down."""
+    """Stop instances until they are started again, or ollamux down."""
     from ollamux.cli.lifecycle import change
 
     return change("stop", names, every=every, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
@@ -238,7 +257,11 @@ def restart(
 def status(
     view: Annotated[
         str | None,
-        typer.Argument(metavar="[gpus|instances|models|processes]", help="One view instead of the whole box."),
+        typer.Argument(
+            metavar="[gpus|instances|models|processes]",
+            help="One view instead of the whole box.",
+            autocompletion=view_names,
+        ),
     ] = None,
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|wide|json")] = "table",
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw again and again, until Ctrl-C.")] = False,
@@ -285,7 +308,7 @@ def events(
     return events(names, follow=follow, lines=lines, output=output, simulated=simulated)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, cls=Plain)
 def env(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The instance.", autocompletion=instance_names)],
     reveal: Annotated[bool, typer.Option("--reveal", help="Show secrets too.")] = False,
@@ -299,14 +322,20 @@ def env(
 
 
 @app.command(
-    "exec", epilog=EXIT_CODES, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+    "exec",
+    cls=Plain,
+    epilog=EXIT_CODES,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def execute(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The instance.", autocompletion=instance_names)],
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="The command and its words.")],
     simulated: Simulated = False,
 ) -> int:
-    """Run a command with OLLAMA_HOST set to an instance; its exit code is passed on."""
+    """Run a command with OLLAMA_HOST set to an instance.
+
+    Its exit code is passed on. In a simulation `ollama` is the simulated one.
+    """
     from ollamux.cli.environment import execute
 
     return execute(name, command, simulated=simulated)
@@ -316,7 +345,9 @@ def execute(
 def sim(
     fault: Annotated[
         str | None,
-        typer.Argument(metavar="[FAULT|clear]", help="What shall happen.", autocompletion=fault_names),
+        typer.Argument(
+            metavar="[FAULT|clear]", help="What shall happen; left out: list them.", autocompletion=fault_names
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -324,7 +355,7 @@ def sim(
     ] = None,
     simulated: Simulated = False,
 ) -> int:
-    """Make a fault happen on a simulation, or clear the faults. Without a word: list them."""
+    """Make faults happen on a simulation, list or clear them."""
     from ollamux.cli.faults import sim
 
     return sim(fault, target, simulated=simulated)

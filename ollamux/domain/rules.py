@@ -10,11 +10,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ollamux.domain import events as ev
-from ollamux.domain.commands import EndRunner, KillGroup, Reap, Spawn, TermGroup, TermLeader
-from ollamux.domain.instance import Deadline, Instance, LastExit, Step
+from ollamux.domain.commands import EndRunner, KillGroup, TermGroup
+from ollamux.domain.instance import Instance, LastExit, Step
+from ollamux.domain.moves import after_failure, enter, exit_words, fail, settle, spawn, take_down
 from ollamux.domain.phases import SERVING, DeadlineKind, Phase, Want, Why
-from ollamux.domain.policy import gives_up, restart_delay_s, restarts_after_exit
-from ollamux.domain.spec import RestartPolicy
 from ollamux.domain.text import format_duration
 
 SWEEP_TIMEOUT_S: Final = 5.0
@@ -38,98 +37,6 @@ def targets(rule: Rule) -> frozenset[Phase]:
     return _TARGETS[rule]
 
 
-def _enter(
-    state: Instance, phase: Phase, *, now: float, deadline: tuple[DeadlineKind, float] | None, **also: Any
-) -> Instance:
-    armed = None if deadline is None else Deadline(kind=deadline[0], at=now + deadline[1])
-    return replace(state, phase=phase, deadline=armed, **{"resource": None, **also})
-
-
-def _spawn(state: Instance, now: float, **also: Any) -> Step:
-    gen = state.gen + 1
-    fresh = _enter(
-        state,
-        Phase.STARTING,
-        now=now,
-        deadline=(DeadlineKind.START, state.start_timeout_s),
-        **{
-            "gen": gen,
-            "pid": None,
-            "why": None,
-            "adopted": False,
-            "runner_ended": False,
-            "reason": None,
-            **also,
-        },
-    )
-    return Step(fresh, (Spawn(gen=gen),))
-
-
-def _take_down(state: Instance, now: float, why: Why, **also: Any) -> Step:
-    if state.pid is None:  # asked before the shell reported the pid: Spawned finds `why` and goes on from there
-        return Step(replace(state, why=why, **also))
-    down = _enter(
-        state,
-        Phase.STOPPING,
-        now=now,
-        deadline=(DeadlineKind.STOP, state.restart.stop_timeout_s),
-        why=why,
-        **also,
-    )
-    return Step(down, (TermLeader(gen=state.gen),))
-
-
-def _fail(state: Instance, now: float, reason: str | None, *, retry: bool) -> Instance:
-    after = (DeadlineKind.RETRY, state.restart.retry_failed_s) if retry and state.restart.retry_failed_s > 0 else None
-    return _enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False)
-
-
-def _settle(state: Instance, now: float, **also: Any) -> Step:
-    """Decide what follows now that nothing of the old incarnation exists."""
-    gone = replace(state, pid=None, adopted=False, **also)
-    reap = Reap(gen=state.gen)
-    if gone.want is Want.DOWN:
-        return Step(_enter(gone, Phase.STOPPED, now=now, deadline=None, why=None, reason=None, spawns=0), (reap,))
-    if gone.why in (Why.RESTART, Why.DEVICE):
-        failures = 0 if gone.why is Why.RESTART else gone.failures
-        spawned = _spawn(gone, now, failures=failures)
-        return Step(spawned.state, (reap, *spawned.commands))
-    if gone.why is Why.GAVE_UP:
-        return Step(_fail(gone, now, gone.reason, retry=False), (reap,))
-    ended = gone.last_exit.code if gone.last_exit is not None and gone.why is None else None
-    if gone.restart.policy is RestartPolicy.NEVER or (
-        gone.why is None and not restarts_after_exit(gone.restart, ended)
-    ):
-        reason = f"{gone.reason}; not restarted: restart.policy is {gone.restart.policy.value}"
-        return Step(_fail(gone, now, reason, retry=False), (reap,))
-    after = _after_failure(gone, now)
-    return Step(after.state, (reap, *after.commands))
-
-
-def _after_failure(state: Instance, now: float) -> Step:
-    failures = state.failures + 1
-    counted = replace(state, failures=failures, why=None)
-    if gives_up(state.restart, failures):
-        reason = f"gave up after {failures} failures in a row; the last: {state.reason}"
-        return Step(_fail(counted, now, reason, retry=True))
-    delay = restart_delay_s(state.restart, failures, salt=state.salt)
-    if delay <= 0:
-        return _spawn(counted, now, reason=state.reason)
-    return Step(_enter(counted, Phase.WAITING, now=now, deadline=(DeadlineKind.BACKOFF, delay)))
-
-
-def exit_words(event: ev.LeaderExited) -> str:
-    """Say how a process ended, for people."""
-    if event.signal is not None:
-        how = f"killed by {event.signal}"
-        how += " (out of memory?)" if event.signal == "SIGKILL" and not event.words else ""
-    elif event.code is not None:
-        how = f"exited with status {event.code}"
-    else:
-        how = "exited (status unknown)"
-    return f"{how}: “{event.words}”" if event.words else how
-
-
 @_leads_to()
 def ignore(state: Instance, event: ev.Event, now: float) -> Step:
     """Nothing to do: the event says nothing new in this phase."""
@@ -142,7 +49,7 @@ def start(state: Instance, event: ev.Event, now: float) -> Step:
     if state.shutting_down:
         return Step(state)
     spawns = 0 if state.want is Want.DOWN else state.spawns
-    return _spawn(state, now, want=Want.UP, failures=0, spawns=spawns)
+    return spawn(state, now, want=Want.UP, failures=0, spawns=spawns)
 
 
 @_leads_to()
@@ -162,14 +69,14 @@ def come_back(state: Instance, event: ev.Event, now: float) -> Step:
 @_leads_to(Phase.STOPPED)
 def stay_down(state: Instance, event: ev.Event, now: float) -> Step:
     """No process exists and none is wanted."""
-    down = _enter(state, Phase.STOPPED, now=now, deadline=None, want=Want.DOWN, why=None, reason=None, spawns=0)
+    down = enter(state, Phase.STOPPED, now=now, deadline=None, want=Want.DOWN, why=None, reason=None, spawns=0)
     return Step(replace(down, shutting_down=state.shutting_down or isinstance(event, ev.ShutdownAsked)))
 
 
 @_leads_to(Phase.STOPPING)
 def stop(state: Instance, event: ev.StopAsked, now: float) -> Step:
     """Take it down for good."""
-    return _take_down(state, now, Why.STOP, want=Want.DOWN, reason="stop requested")
+    return take_down(state, now, Why.STOP, want=Want.DOWN, reason="stop requested")
 
 
 @_leads_to()
@@ -181,7 +88,7 @@ def stop_soon(state: Instance, event: ev.StopAsked, now: float) -> Step:
 @_leads_to(Phase.STOPPING)
 def shut_down(state: Instance, event: ev.ShutdownAsked, now: float) -> Step:
     """The supervisor goes down: stop, and refuse to come back."""
-    taken = _take_down(state, now, Why.STOP, want=Want.DOWN, shutting_down=True, reason="the supervisor is stopping")
+    taken = take_down(state, now, Why.STOP, want=Want.DOWN, shutting_down=True, reason="the supervisor is stopping")
     return _hurry(taken, event, now)
 
 
@@ -204,7 +111,7 @@ def restart(state: Instance, event: ev.RestartAsked, now: float) -> Step:
     """Take it down and start a new incarnation; a user's restart is no failure."""
     if state.shutting_down:
         return Step(state)
-    return _take_down(state, now, Why.RESTART, want=Want.UP, failures=0, reason="restart requested")
+    return take_down(state, now, Why.RESTART, want=Want.UP, failures=0, reason="restart requested")
 
 
 @_leads_to(Phase.STARTING)
@@ -212,7 +119,7 @@ def adopt(state: Instance, event: ev.Adopted, now: float) -> Step:
     """Watch a process of an earlier supervisor as if we had started it."""
     if state.shutting_down or event.gen < state.gen:
         return Step(state)
-    adopted = _enter(
+    adopted = enter(
         state, Phase.STARTING, now=now, deadline=(DeadlineKind.START, state.start_timeout_s),
         gen=event.gen, pid=event.pid, adopted=True, want=Want.UP, why=None, spawns=max(1, state.spawns),
         reason="found running; checking it",
@@ -224,7 +131,7 @@ def adopt(state: Instance, event: ev.Adopted, now: float) -> Step:
 def spawned(state: Instance, event: ev.Spawned, now: float) -> Step:
     """The process exists. What was asked meanwhile is done now."""
     alive = replace(state, pid=event.pid, spawns=state.spawns + 1)
-    return Step(alive) if alive.why is None else _take_down(alive, now, alive.why)
+    return Step(alive) if alive.why is None else take_down(alive, now, alive.why)
 
 
 @_leads_to(Phase.STOPPED, Phase.FAILED, Phase.WAITING, Phase.STARTING)
@@ -234,8 +141,8 @@ def spawn_failed(state: Instance, event: ev.SpawnFailed, now: float) -> Step:
         return stay_down(state, event, now)
     told = replace(state, reason=event.reason, why=None)
     if event.permanent:
-        return Step(_fail(replace(told, failures=told.failures + 1), now, event.reason, retry=True))
-    return _after_failure(told, now)
+        return Step(fail(replace(told, failures=told.failures + 1), now, event.reason, retry=True))
+    return after_failure(told, now)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING)
@@ -245,20 +152,20 @@ def spawn_blocked(state: Instance, event: ev.SpawnBlocked, now: float) -> Step:
     if state.want is Want.DOWN:
         return stay_down(unused, event, now)
     again = None if event.retry_s is None else (DeadlineKind.RESOURCE, event.retry_s)
-    return Step(_enter(unused, Phase.WAITING, now=now, deadline=again, resource=event.resource, reason=event.reason))
+    return Step(enter(unused, Phase.WAITING, now=now, deadline=again, resource=event.resource, reason=event.reason))
 
 
 @_leads_to(Phase.STARTING)
 def freed(state: Instance, event: ev.ResourceFreed, now: float) -> Step:
     """The resource that was waited for may be free."""
-    return _spawn(state, now) if event.resource == state.resource else Step(state)
+    return spawn(state, now) if event.resource == state.resource else Step(state)
 
 
 @_leads_to(Phase.READY)
 def get_ready(state: Instance, event: ev.HealthPassed, now: float) -> Step:
     """Proven healthy. Failures are forgotten only after a stable while."""
     stable = (DeadlineKind.STABLE, state.restart.stable_for_s)
-    return Step(_enter(state, Phase.READY, now=now, deadline=stable, reason=None, runner_ended=False))
+    return Step(enter(state, Phase.READY, now=now, deadline=stable, reason=None, runner_ended=False))
 
 
 @_leads_to()
@@ -270,7 +177,7 @@ def not_yet(state: Instance, event: ev.HealthFailed, now: float) -> Step:
 @_leads_to(Phase.UNHEALTHY)
 def get_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
     """Told at once; the graded remedy first, the restart when the time is up."""
-    bad = _enter(
+    bad = enter(
         state,
         Phase.UNHEALTHY,
         now=now,
@@ -296,13 +203,13 @@ def _end_runner(state: Instance, event: ev.HealthFailed) -> Step:
 @_leads_to(Phase.STOPPING)
 def device_restart(state: Instance, event: ev.DeviceRestartAsked, now: float) -> Step:
     """A device fault that a restart may mend."""
-    return _take_down(state, now, Why.DEVICE, reason=event.reason)
+    return take_down(state, now, Why.DEVICE, reason=event.reason)
 
 
 @_leads_to(Phase.STOPPING)
 def device_stop(state: Instance, event: ev.DeviceStopAsked, now: float) -> Step:
     """A device fault with which the instance must not serve."""
-    return _take_down(state, now, Why.GAVE_UP, reason=event.reason)
+    return take_down(state, now, Why.GAVE_UP, reason=event.reason)
 
 
 @_leads_to(Phase.SWEEPING, Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
@@ -312,22 +219,22 @@ def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
     if told.phase in SERVING and told.why is None:
         told = replace(told, reason=exit_words(event))
     if event.members:
-        swept = _enter(told, Phase.SWEEPING, now=now, deadline=(DeadlineKind.SWEEP, SWEEP_TIMEOUT_S))
+        swept = enter(told, Phase.SWEEPING, now=now, deadline=(DeadlineKind.SWEEP, SWEEP_TIMEOUT_S))
         return Step(swept, (TermGroup(gen=state.gen),))
-    return _settle(told, now)
+    return settle(told, now)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
 def leader_killed(state: Instance, event: ev.LeaderExited, now: float) -> Step:
     """The leader is gone at last; what fell to us through its death gets the same signal, in the same time."""
     told = replace(state, last_exit=LastExit(code=event.code, signal=event.signal))
-    return Step(told, (KillGroup(gen=state.gen),)) if event.members else _settle(told, now)
+    return Step(told, (KillGroup(gen=state.gen),)) if event.members else settle(told, now)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
 def emptied(state: Instance, event: ev.GroupEmptied, now: float) -> Step:
     """Nothing of the old incarnation is left."""
-    return _settle(state, now)
+    return settle(state, now)
 
 
 @_leads_to(Phase.STARTING)
@@ -335,7 +242,7 @@ def time_to_spawn(state: Instance, event: ev.DeadlinePassed, now: float) -> Step
     """The wait is over. Until it is ready the last failure explains why it starts; a resource is no news any more."""
     if not _due(state, now):
         return Step(state)
-    return _spawn(state, now, reason=state.reason if state.resource is None else None)
+    return spawn(state, now, reason=state.reason if state.resource is None else None)
 
 
 @_leads_to(Phase.STOPPING)
@@ -344,9 +251,9 @@ def too_slow(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     if not _due(state, now):
         return Step(state)
     if state.pid is None:  # the shell has not answered yet; what was asked meanwhile holds
-        return Step(_enter(state, Phase.STARTING, now=now, deadline=(DeadlineKind.START, state.start_timeout_s)))
+        return Step(enter(state, Phase.STARTING, now=now, deadline=(DeadlineKind.START, state.start_timeout_s)))
     seen = f" ({state.reason})" if state.reason else ""
-    return _take_down(
+    return take_down(
         state,
         now,
         Why.START_TIMEOUT,
@@ -363,7 +270,7 @@ def stable(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
 @_leads_to(Phase.STOPPING)
 def unhealthy_too_long(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     """It did not recover in time."""
-    return _take_down(state, now, Why.UNHEALTHY) if _due(state, now) else Step(state)
+    return take_down(state, now, Why.UNHEALTHY) if _due(state, now) else Step(state)
 
 
 @_leads_to(Phase.KILLING)
@@ -372,7 +279,7 @@ def kill(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     if not _due(state, now):
         return Step(state)
     return Step(
-        _enter(state, Phase.KILLING, now=now, deadline=(DeadlineKind.KILL, KILL_TIMEOUT_S)),
+        enter(state, Phase.KILLING, now=now, deadline=(DeadlineKind.KILL, KILL_TIMEOUT_S)),
         (KillGroup(gen=state.gen),),
     )
 
@@ -383,7 +290,7 @@ def stuck(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     if not _due(state, now):
         return Step(state)
     reason = "does not end even on SIGKILL: it hangs in the kernel (driver?)"
-    return Step(_enter(state, Phase.STUCK, now=now, deadline=None, reason=reason))
+    return Step(enter(state, Phase.STUCK, now=now, deadline=None, reason=reason))
 
 
 def _due(state: Instance, now: float) -> bool:

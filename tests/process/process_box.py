@@ -46,7 +46,14 @@ def wait_for(condition: Callable[[], T], what: str = "", *, timeout: float = PAT
     return found
 
 
-def free_ports(count: int) -> list[int]:
+def loopback() -> str:
+    """Return a loopback address of one's own, so that tests at the same time do not take each other's ports."""
+    if sys.platform != "linux":
+        return "127.0.0.1"
+    return f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
+
+
+def free_ports(host: str, count: int) -> list[int]:
     """Return ports that are free, outside the range from which the kernel gives to clients."""
     found: list[int] = []
     while len(found) < count:
@@ -54,7 +61,7 @@ def free_ports(count: int) -> list[int]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind((host, port))
             except OSError:
                 continue
         if port not in found:
@@ -153,6 +160,7 @@ class Box:
             "OLLAMUX_RUNTIME_DIR": str(runtime),
             "OLLAMUX_LOG_DIR": str(self.logs),
         }
+        self.host = loopback()
         self.ports: dict[str, int] = {}
         self.supervisors: list[Supervisor] = []
         self.strangers: list[Process] = []
@@ -183,7 +191,7 @@ class Box:
     ) -> Path:
         """Write a configuration with short times; instances by name, or with keys of their own."""
         wanted: dict[str, Mapping[str, Any]] = {name: {} for name in names} | dict(instances or {})
-        for name, port in zip(wanted, free_ports(len(wanted)), strict=True):
+        for name, port in zip(wanted, free_ports(self.host, len(wanted)), strict=True):
             self.ports.setdefault(name, port)
             self.knobs(name).mkdir(parents=True, exist_ok=True)
         plain = {
@@ -191,6 +199,7 @@ class Box:
             "supervisor": {"max_parallel_starts": 0, **(supervisor or {})},
             "defaults": {
                 "store": str(self.root / "models"),
+                "host": self.host,
                 **defaults,
                 "health": {
                     "interval": "100ms",
@@ -408,6 +417,12 @@ class Box:
         before, size = self.rounds(), self.log(name).stat().st_size
         wait_for(lambda: self.log(name).stat().st_size > size + 40 * questions, f"{name} is asked {questions} times")
         self.clear(name, "flood-lines")
+        return self.rounds() - before
+
+    def rounds_at_rest(self) -> int:
+        """Return how many rounds the loop makes while nothing is asked of it; one that spins makes thousands."""
+        before = self.rounds()
+        self.stranger("/bin/sleep", "0.3").wait()
         return self.rounds() - before
 
     def runners(self, name: str) -> list[int]:

@@ -218,7 +218,7 @@ def test_R43_a_signal_at_any_moment_of_the_start_leaves_nothing(box: Box) -> Non
     box.config("a", "b")
     box.set("a", "runners", 1)
     spread = random.Random(20)
-    for _ in range(10):
+    for _ in range(6):
         supervisor = box.start()
         time.sleep(spread.uniform(0.005, 0.3))  # the moment is what is tried out
         supervisor.signal(signal.SIGTERM)

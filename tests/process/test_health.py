@@ -196,9 +196,9 @@ def test_S8_what_a_server_says_cannot_reach_the_terminal(box: Box) -> None:
 def test_R62_a_port_that_a_stranger_holds_is_waited_for_and_the_stranger_named(box: Box) -> None:
     box.config("a", "b")
     stranger = box.stranger(
-        sys.executable, str(FAKE), "serve", env={"OLLAMA_HOST": f"127.0.0.1:{box.ports['a']}", "PATH": "/usr/bin"}
+        sys.executable, str(FAKE), "serve", env={"OLLAMA_HOST": f"{box.host}:{box.ports['a']}", "PATH": "/usr/bin"}
     )
-    wait_for(lambda: connects(box.ports["a"]))
+    wait_for(lambda: connects(box, "a"))
     box.up(ready=False)
 
     waiting = box.wait_phase("a", "WAITING")
@@ -214,9 +214,9 @@ def test_R62_a_port_that_a_stranger_holds_is_waited_for_and_the_stranger_named(b
     assert box.wait_phase("a", "READY")["generation"] == 1, "a start that was blocked is not counted"
 
 
-def connects(port: int) -> bool:
+def connects(box: Box, name: str) -> bool:
     with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((box.host, box.ports[name])) == 0
 
 
 def test_R63_a_stranger_that_takes_the_port_after_a_crash_is_never_taken_for_ours(box: Box) -> None:
@@ -225,7 +225,7 @@ def test_R63_a_stranger_that_takes_the_port_after_a_crash_is_never_taken_for_our
     box.up(ready=False)
     box.wait_phase("a", "STARTING")
     box.stranger(
-        sys.executable, str(FAKE), "serve", env={"OLLAMA_HOST": f"127.0.0.1:{box.ports['a']}", "PATH": "/usr/bin"}
+        sys.executable, str(FAKE), "serve", env={"OLLAMA_HOST": f"{box.host}:{box.ports['a']}", "PATH": "/usr/bin"}
     )
 
     wait_for(lambda: "is answered by pid" in (box.instance("a")["reason"] or ""), "the stranger is named")
@@ -241,7 +241,7 @@ def test_R63_a_stranger_that_takes_the_port_after_a_crash_is_never_taken_for_our
 def test_a_port_that_was_just_left_is_not_taken_for_held(box: Box) -> None:
     box.config("a")
     box.up()
-    held = socket.create_connection(("127.0.0.1", box.ports["a"]))
+    held = socket.create_connection((box.host, box.ports["a"]))
 
     box.ask("restart", names=["a"])
 

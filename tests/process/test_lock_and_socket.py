@@ -164,7 +164,7 @@ def test_R36_S1_a_folder_that_others_could_write_is_refused(box: Box, which: str
         else:
             os.chown(folder, 12345, 12345)
 
-    for words in (("up",), ("up", "-d")):
+    for words in (("up",), ("up", "-d")) if which == "runtime" else (("up",),):
         done = box.ollamux(*words, "--config", str(box.config_path))
         assert done.returncode == 9, done.stdout + done.stderr
         assert str(folder) in done.stderr
@@ -321,10 +321,26 @@ def test_R53_a_client_that_goes_away_while_it_waits_is_forgotten(box: Box) -> No
 
     box.wait_phase("a", "STOPPING")
 
-    wait_for(lambda: len(os.listdir(f"/proc/{supervisor.pid}/fd")) <= descriptors)
-    assert box.rounds() < 2000
-    os.kill(box.instance("a")["pid"], 9)
+    try:
+        wait_for(lambda: len(os.listdir(f"/proc/{supervisor.pid}/fd")) <= descriptors, "nothing is kept of them")
+        assert box.rounds_at_rest() < 100
+    finally:
+        os.kill(box.instance("a")["pid"], 9)
     box.wait_phase("a", "STOPPED")
+
+
+def test_a_client_that_only_stops_sending_still_gets_its_answer(box: Box) -> None:
+    gate = box.root / "gate"
+    box.config(instances={"a": {"env": {"FAKE_TERM_GATE": str(gate)}}}, restart={"stop_timeout": "1h"})
+    box.up()
+    connection = box.send({"cmd": "restart", "names": ["a"]})
+    connection.shutdown(socket.SHUT_WR)
+    box.wait_phase("a", "STOPPING")
+    assert box.rounds_at_rest() < 100
+
+    gate.touch()
+
+    assert answer_on(connection)["exit"] == 0
 
 
 def test_C28_a_command_of_another_version_is_told_so(box: Box) -> None:

@@ -323,12 +323,12 @@ def test_R39_a_damaged_state_file_is_put_aside_and_said(box: Box) -> None:
         (box.state).mkdir(mode=0o700, exist_ok=True)
         (box.state / "state.json").write_bytes(damage)
 
-        box.up()
+        supervisor = box.up()
 
         assert (box.state / "state.json.bad").read_bytes() == damage
         assert sum("was put aside" in reason for reason in box.reasons()) == number + 1
         assert box.ask("down")["exit"] == 0
-        wait_for(lambda: not box.socket_path.exists())
+        assert supervisor.wait() == 0
 
 
 def test_R39_the_state_file_is_replaced_as_a_whole(box: Box) -> None:

@@ -67,7 +67,7 @@ def test_S15_R82_nothing_of_the_callers_environment_reaches_a_server(box: Box) -
         *("FAKE_DUMP", "FAKE_DIR", "FAKE_STARTS"),
     }
     assert set(env) - {"PWD", "OLDPWD", "SHLVL", "_"} == expected, "the shell in front of the fake may add its own"
-    assert env["OLLAMA_HOST"] == f"127.0.0.1:{box.ports['a']}"
+    assert env["OLLAMA_HOST"] == f"{box.host}:{box.ports['a']}"
     assert env["OLLAMUX_SUPERVISOR"] == str(box.state)
     assert env["OLLAMUX_INSTANCE"] == "a"
     assert env["OLLAMUX_GENERATION"] == "1"

@@ -179,6 +179,21 @@ def test_preloaded_models_are_kept_also_after_a_crash(box: Box, model: str) -> N
     assert box.runners("b") == []
 
 
+def test_a_pin_that_a_client_ended_is_renewed(box: Box, model: str) -> None:
+    box.configure({"a": {"preload": ["tiny"]}}, health=QUICK)
+    box.up()
+
+    def ends() -> list[str | None]:
+        return [row["expires_at"] for row in box.status()["models"]]
+
+    until(lambda: ends() == [None], "the model is loaded and kept", shown=box.told)
+    generate(box.ports["a"], keep_alive="5m")
+    until(lambda: ends() not in ([], [None]), "the pin is seen to be lost", shown=box.told)
+    # It is renewed only now and then, so as not to quarrel with a client.
+    until(lambda: ends() == [None], "it is kept again", seconds=60, shown=box.told)
+    assert len(box.runners("a")) == 1
+
+
 def test_a_preload_that_is_not_there_is_told(box: Box, model: str) -> None:
     box.configure({"a": {"preload": ["no-such-model", "tiny"]}}, health=QUICK)
     box.up()
