@@ -46,6 +46,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; everything that was started has been ended", file=sys.stderr)
         return 130
+    before["load"] = f"{before['load']} to {machine()['load']}"
     show = as_json if asked.output == "json" else as_table
     print(show(rows, before=before, quick=asked.quick))
     return 0

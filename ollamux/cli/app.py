@@ -26,9 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-config_app = typer.Typer(
-    help="Look at the configuration: check, show, path, schema.", rich_markup_mode=None
-)
+config_app = typer.Typer(help="Look at the configuration: check, show, path, schema.", rich_markup_mode=None)
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="The configuration file.")]

@@ -30,7 +30,7 @@ from ollamux.supervisor.starter import Starter, launcher_for
 from ollamux.system import child
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
-from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
+from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.watch import Watch
@@ -92,13 +92,18 @@ def supervise(launch: Launch) -> int:
     try:
         private_dir(logs)
         if launch.config is not None:
-            try:
-                write_atomic(f"{state}/config-path", launch.config.encode() + b"\n")
-            except OSError:
-                pass  # a convenience of --ensure, no reason not to run
+            _keep(f"{state}/config-path", launch.config)
         return _Supervisor(launch, state=state, logs=logs, programs=programs).run()
     finally:
         lock.release()
+
+
+def _keep(path: str, text: str) -> None:
+    """Write down what other commands find convenient to know; not being able to is no reason not to run."""
+    try:
+        write_atomic(path, text.encode() + b"\n")
+    except OSError:
+        pass
 
 
 def _take(lock: Lock) -> bool:
@@ -144,7 +149,12 @@ class _Supervisor:
         self.effects = Effects(core, self.starter)
         self.effects.collected_elsewhere = self._own_children
         self.memory = Memory(core, state)
-        self.server = Server(core.loop, lambda: runtime_dirs(launch.env, simulated=simulated), handle=self._handle)
+        self.server = Server(
+            core.loop,
+            lambda: runtime_dirs(launch.env, simulated=simulated),
+            handle=self._handle,
+            bound=lambda path: _keep(f"{state}/{SOCKET_RECORD}", path),
+        )
         self._watch: Watch | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []

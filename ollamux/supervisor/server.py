@@ -122,9 +122,15 @@ class Server:
     """Listens at the first usable place. `handle` gets a client and its decoded request."""
 
     def __init__(
-        self, loop: Loop, places: Callable[[], tuple[str, ...]], *, handle: Callable[[Client, dict[str, Any]], None]
+        self,
+        loop: Loop,
+        places: Callable[[], tuple[str, ...]],
+        *,
+        handle: Callable[[Client, dict[str, Any]], None],
+        bound: Callable[[str], None],
     ) -> None:
         self.loop = loop
+        self._bound = bound
         self._places = places
         self._handle = handle
         self._socket: socket.socket | None = None
@@ -176,6 +182,7 @@ class Server:
         self._stop_listening()
         self._socket, self.path = listener, path
         self._inode = os.stat(path).st_ino
+        self._bound(path)
         self.loop.watch(listener.fileno(), read=self._accept)
 
     def look_after(self) -> None:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 
 SOCKET_NAME = "ollamux.sock"
+SOCKET_RECORD = "socket-path"
 LONGEST_SOCKET_PATH = 107
 """Bytes that a Unix socket's address holds on Linux, without the closing zero (unix(7))."""
 
@@ -56,8 +57,17 @@ def runtime_dirs(env: Mapping[str, str], *, simulated: bool) -> tuple[str, ...]:
 
 
 def socket_paths(env: Mapping[str, str], *, simulated: bool) -> tuple[str, ...]:
-    """Return the paths at which a client looks for the supervisor, in order."""
-    return tuple(f"{folder}/{SOCKET_NAME}" for folder in runtime_dirs(env, simulated=simulated))
+    """Return the paths at which a client looks for the supervisor, in order.
+
+    The last is where the supervisor itself said it listens: its environment may have named a place that ours does not.
+    """
+    paths = [f"{folder}/{SOCKET_NAME}" for folder in runtime_dirs(env, simulated=simulated)]
+    try:
+        with open(f"{state_dir(env, simulated=simulated)}/{SOCKET_RECORD}", encoding="utf-8") as record:
+            paths.append(record.read(4096).strip())
+    except (OSError, ValueError):
+        pass  # no supervisor has run yet
+    return tuple(dict.fromkeys(paths))
 
 
 def _absolute(env: Mapping[str, str], name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What the tests of the command line share: a place of its own, the installed command in it, and nothing left behind."""
+"""What the tests of the command line share: a place of one's own, the command in it, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -76,14 +76,16 @@ class Place:
             "TERM": "xterm-256color",
         }
 
-    def popen(self, *words: str, env: Mapping[str, str | None] | None = None, **options: Any) -> subprocess.Popen[str]:
+    def popen(self, *words: str, env: Mapping[str, str | None] | None = None, **options: Any) -> subprocess.Popen[str]:  # noqa: TID251
         """Start the command; `env` changes the environment, None takes a variable away."""
         changed = {**self.env, **(env or {})}
         plain = {name: value for name, value in changed.items() if value is not None}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
         program = options.pop("program", COMMAND)
         command = [program, *words] if isinstance(program, str) else [*program, *words]
-        return subprocess.Popen(command, env=plain, cwd=self.work, text=True, encoding="utf-8", **options)
+        return subprocess.Popen(  # noqa: TID251
+            command, env=plain, cwd=self.work, text=True, encoding="utf-8", **options
+        )
 
     def run(self, *words: str, seconds: float = 30.0, **options: Any) -> Result:
         """Run the command to its end."""
