@@ -23,6 +23,21 @@ MENDABLE = frozenset({"cpu_fallback", "wrong_gpu"})
 """Device faults that a restart may mend. A spill or a lost card it does not, and cron must not cut streams for them."""
 
 
+_CHANGE = frozenset({"names", "all", "wait", "timeout", "rolling", "if_unhealthy", "if_running"})
+FIELDS: dict[str, frozenset[str]] = {
+    "draw": frozenset({"view", "format", "width", "color", "unicode"}),
+    "status": frozenset(),
+    "start": _CHANGE,
+    "stop": _CHANGE,
+    "restart": _CHANGE,
+    "wait": frozenset({"timeout"}),
+    "down": frozenset({"hurry"}),
+    "env": frozenset({"name"}),
+    "sim": frozenset({"fault", "target", "clear"}),
+}
+"""What each request may say."""
+
+
 class Requests:
     """Answers clients. `shutdown` takes the box down and calls back with what could not be stopped."""
 
@@ -61,6 +76,9 @@ class Requests:
         word = self._words.get(str(request.get("cmd")))
         if word is None:
             raise RefusedError(f"the supervisor does not know the request {request.get('cmd')!r}")
+        unknown = request.keys() - FIELDS[str(request["cmd"])] - {"v", "cmd"}
+        if unknown:
+            raise UsageError(f"the request {request['cmd']} has no {', '.join(sorted(map(str, unknown)))}")
         word(client, request)
 
     def _draw(self, client: Client, request: dict[str, Any]) -> None:
