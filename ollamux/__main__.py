@@ -12,6 +12,10 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line."""
+    if sys.platform != "linux":
+        sys.exit(
+            "ollamux: this system is not supported: processes are watched through what only Linux has (pidfd, /proc)"
+        )
     try:
         code = _run(sys.argv[1:])
     except KeyboardInterrupt:

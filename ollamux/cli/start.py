@@ -16,7 +16,6 @@ from ollamux.config.warn import start_warnings
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
 from ollamux.supervisor.__main__ import cache_path
 from ollamux.supervisor.boot import check_programs
-from ollamux.system.child import open_standard_descriptors
 from ollamux.system.files import private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
@@ -166,7 +165,6 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     """Start a supervisor that survives this terminal; return once it listens, or raise what stopped it."""
     logs = log_dir(os.environ, simulated=simulated)
     private_dir(logs)
-    open_standard_descriptors()  # so that none of ours is 0, 1 or 2, which are given away below
     read, write = os.pipe()
     out = os.open(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
