@@ -51,6 +51,9 @@ class Preload:
         lost = tuple(name for name in unit.spec.preload if not any(same_model(name, other) for other in kept))
         limit = unit.spec.max_loaded_models
         if lost and (limit is None or len(unit.models) < limit or self._all_are_pins(unit)):
+            self._core.note(
+                unit, f"{', '.join(lost)} lost its pin (evicted, or a client set keep_alive); pinning it again"
+            )
             self._begin(unit, lost)
 
     def _all_are_pins(self, unit: Unit) -> bool:
