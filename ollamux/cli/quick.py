@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,5 +37,7 @@ def run(config: Path, *, simulated: bool) -> int:
     words += [] if screen.unicode(os.environ) else ["--ascii"]
     if "pydantic" in sys.modules or "typer" in sys.modules:
         # A supervisor lives for months: it starts afresh, without what was needed only to get here.
+        # Ctrl-C waits until it can be answered there: an interpreter interrupted as it starts prints a traceback.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         os.execv(sys.executable, [sys.executable, "-P", "-m", "ollamux.supervisor", *words])
     return supervisor(words, dict(os.environ))

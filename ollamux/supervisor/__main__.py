@@ -7,6 +7,7 @@ fresh and takes the outcome from where the validation left it. Not meant to be t
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -99,6 +100,7 @@ def _attach(simulated: bool) -> frozenset[int]:
 
 if __name__ == "__main__":
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `up` held it back until here
         sys.exit(main(sys.argv[1:], dict(os.environ)))
     except KeyboardInterrupt:
         sys.exit(int(Exit.OK))

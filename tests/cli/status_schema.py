@@ -1,0 +1,139 @@
+"""The contract of `status -o json`, schema 1: every key, its type, where null is allowed. Keys may only be added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TIME = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"}
+TEXT, WHOLE, NUMBER, FLAG = ({"type": name} for name in ("string", "integer", "number", "boolean"))
+UUID = {"type": "string", "pattern": "^GPU-[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"}
+
+
+def one_of(*values: str) -> dict[str, Any]:
+    return {"enum": list(values)}
+
+
+def nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def thing(**keys: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": keys, "required": list(keys), "additionalProperties": False}
+
+
+def some(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
+PHASES = ["STOPPED", "WAITING", "STARTING", "READY", "UNHEALTHY", "STOPPING", "SWEEPING", "KILLING", "STUCK", "FAILED"]
+EXIT = {
+    "anyOf": [
+        {"type": "null"},
+        thing(code=nullable(WHOLE), at=nullable(TIME)),
+        thing(signal=TEXT, at=nullable(TIME)),
+    ]
+}
+SUPERVISOR = thing(
+    pid=WHOLE,
+    state=one_of("starting", "running", "reloading", "stopping"),
+    started_at=TIME,
+    config=nullable(TEXT),
+    config_changed=FLAG,
+    uptime_s=NUMBER,
+    version=TEXT,
+)
+HOST = thing(
+    name=TEXT,
+    driver=nullable(TEXT),
+    cuda=nullable(TEXT),
+    gpus_source=one_of("nvml", "sysfs", "simulated", "none"),
+    gpus_error=nullable(TEXT),
+)
+GPU = thing(
+    index=nullable(WHOLE),
+    uuid=UUID,
+    vendor=one_of("nvidia", "amd"),
+    name=TEXT,
+    pci=nullable(TEXT),
+    state=one_of("ok", "lost", "unknown"),
+    memory_total_bytes=nullable(WHOLE),
+    memory_used_bytes=nullable(WHOLE),
+    utilization_percent=nullable(WHOLE),
+    temperature_c=nullable(WHOLE),
+    power_w=nullable(NUMBER),
+    power_limit_w=nullable(NUMBER),
+    pcie_gen=nullable(WHOLE),
+    pcie_width=nullable(WHOLE),
+    instances=some(TEXT),
+    age_s=nullable(NUMBER),
+)
+LOADED = {
+    "name": TEXT,
+    "size_bytes": WHOLE,
+    "size_vram_bytes": WHOLE,
+    "context_length": nullable(WHOLE),
+    "expires_at": nullable(TEXT),
+}
+INSTANCE = thing(
+    name=TEXT,
+    wanted=one_of("up", "down"),
+    phase=one_of(*PHASES),
+    health=one_of("ok", "degraded", "failing", "unknown"),
+    reason=nullable(TEXT),
+    next_action=nullable(TEXT),
+    next_at=nullable(TIME),
+    since=nullable(TIME),
+    pid=nullable(WHOLE),
+    generation=WHOLE,
+    restarts=WHOLE,
+    adopted=FLAG,
+    exit=EXIT,
+    host=TEXT,
+    port=WHOLE,
+    url=TEXT,
+    ollama_version=nullable(TEXT),
+    gpus=some(UUID),
+    pinning=one_of("proven", "planned", "wrong", "cpu"),
+    rss_bytes=nullable(WHOLE),
+    models=some(thing(**LOADED)),
+    warnings=some(TEXT),
+)
+MODEL = thing(
+    instance=TEXT,
+    digest=nullable(TEXT),
+    layers=nullable(thing(offloaded=WHOLE, total=WHOLE)),
+    **LOADED,
+)
+PROCESS = thing(
+    gpu=nullable(UUID),
+    pid=WHOLE,
+    kind=one_of("serve", "runner", "foreign"),
+    instance=nullable(TEXT),
+    name=TEXT,
+    memory_bytes=nullable(WHOLE),
+)
+HEAD = {
+    "schema": {"const": "ollamux.status/1"},
+    "version": TEXT,
+    "time": TIME,
+    "simulated": FLAG,
+    "supervisor": nullable(SUPERVISOR),
+    "host": HOST,
+}
+LISTS = {"gpus": some(GPU), "instances": some(INSTANCE), "models": some(MODEL), "processes": some(PROCESS)}
+
+
+def status_schema(view: str | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of the whole object, or of one view of it."""
+    lists = {name: LISTS[name] for name in LISTS if view in (None, name)}
+    return thing(**HEAD, **lists)
+
+
+EVENT = thing(
+    schema={"const": "ollamux.event/1"},
+    seq=WHOLE,
+    time=TIME,
+    instance=nullable(TEXT),
+    reason=nullable(TEXT),
+    **{"from": nullable(one_of(*PHASES)), "to": nullable(one_of(*PHASES))},
+)
