@@ -21,11 +21,15 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     except BrokenPipeError:
-        code = 0
-    except Exception as error:  # noqa: BLE001 - the last resort: a person is never shown a traceback
-        from ollamux.cli.failure import tell
+        from ollamux.cli import screen
 
-        code = tell(error)
+        code = 0
+        screen.hush(1)
+    except Exception as error:  # noqa: BLE001 - the last resort: a person is never shown a traceback
+        from ollamux.cli import failure, screen
+
+        code = failure.tell(error)
+        screen.hush(1)
     sys.exit(code)
 
 

@@ -94,5 +94,6 @@ def _tell(reply: dict[str, Any], *, simulated: bool, seconds: float, quiet: bool
     ready = sum(outcome["exit"] == Exit.OK for outcome in outcomes)
     what = "SIMULATED: " if simulated else ""
     flag = " --simulated" if simulated else ""
-    after = f"{what}{ready} of {len(outcomes)} instances READY after {format_duration(seconds)}"
+    noun = "instance" if len(outcomes) == 1 else "instances"
+    after = f"{what}{ready} of {len(outcomes)} {noun} READY after {format_duration(seconds)}"
     screen.say(f"{after}.  ollamux status{flag}  shows them\n")

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 from ollamux.cli import screen
-from ollamux.config.cache import load_fleet
+from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.find import find_config
 from ollamux.config.source import read_source
 from ollamux.config.warn import start_warnings
-from ollamux.supervisor.__main__ import cache_path
 from ollamux.supervisor.__main__ import main as supervisor
 from ollamux.system.files import private_dir
 from ollamux.system.places import state_dir
@@ -28,7 +27,8 @@ def run(config: Path, *, simulated: bool) -> int:
     """Validate a file and become its supervisor. Raises OllamuxError before anything is started."""
     state = state_dir(os.environ, simulated=simulated)
     private_dir(state)
-    fleet = load_fleet(read_source(config), str(config), cache_path(state))
+    source = read_source(config)
+    fleet = load_fleet(source, str(config), cache_path(state))
     for warning in start_warnings(fleet, root=os.geteuid() == 0 and not simulated):
         screen.write(f"warning: {warning}\n", fd=2)
     words = ["--config", os.path.abspath(config)]
@@ -40,4 +40,4 @@ def run(config: Path, *, simulated: bool) -> int:
         # Ctrl-C waits until it can be answered there: an interpreter interrupted as it starts prints a traceback.
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
         os.execv(sys.executable, [sys.executable, "-P", "-m", "ollamux.supervisor", *words])
-    return supervisor(words, dict(os.environ))
+    return supervisor(words, dict(os.environ), (source, fleet))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 _POLL_ERROR = 0x008
 """POLLERR: what a pipe reports whose reader went away (poll(2))."""
+_SET_BY_PYTHON = ("C.UTF-8", "C.utf8", "UTF-8")
 _gone: set[int] = set()
 """Descriptors whose reader went away."""
 
@@ -53,11 +54,11 @@ def color(env: Mapping[str, str]) -> bool:
 def unicode(env: Mapping[str, str]) -> bool:
     """Whether the locale shows more than ASCII.
 
-    LC_CTYPE=C.UTF-8 alone is what Python itself sets where there was no locale at all (PEP 538), as under cron.
+    Python itself sets LC_CTYPE to one of three where there is no locale, as under cron, or one that is not installed
+    (PEP 538): it tells nothing about the terminal.
     """
-    named = env.get("LC_ALL") or env.get("LC_CTYPE") or env.get("LANG") or ""
-    if named == "C.UTF-8" and not env.get("LC_ALL") and env.get("LANG", "") in ("", "C", "POSIX"):
-        return False
+    kind = env.get("LC_CTYPE", "")
+    named = env.get("LC_ALL") or ("" if kind in _SET_BY_PYTHON else kind) or env.get("LANG") or ""
     return "utf-8" in named.lower() or "utf8" in named.lower()
 
 
@@ -80,7 +81,7 @@ def write(text: str, fd: int = 1) -> None:
         while data:
             data = data[os.write(fd, data) :]
     except BrokenPipeError:
-        _hush(fd)
+        hush(fd)
     except OSError as error:
         if fd == 2:
             return
@@ -100,7 +101,7 @@ def is_read(fd: int = 1) -> bool:
     return not any(found & _POLL_ERROR for _, found in poll.poll(0))
 
 
-def _hush(fd: int) -> None:
+def hush(fd: int) -> None:
     """Lead the descriptor nowhere: what else is written there, the interpreter's last words too, is no error."""
     _gone.add(fd)
     null = os.open("/dev/null", os.O_WRONLY)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from ollamux.cli import quick, screen
 from ollamux.cli.words import find, seconds
-from ollamux.config.cache import load_fleet
+from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
 from ollamux.config.warn import start_warnings
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
-from ollamux.supervisor.__main__ import cache_path
 from ollamux.supervisor.boot import check_programs
 from ollamux.system.files import private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ollamux.config.cache import load_fleet
+from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.find import Found, find_config
 from ollamux.config.source import read_source
 from ollamux.domain.errors import UsageError
 from ollamux.domain.spec import FleetSpec
 from ollamux.domain.text import DURATION_RULE, parse_duration
-from ollamux.supervisor.__main__ import cache_path
 from ollamux.system.places import state_dir
 
 

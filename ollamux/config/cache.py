@@ -22,6 +22,11 @@ _FORMAT = 1
 _LARGEST = 8 * 1024 * 1024
 
 
+def cache_path(state: str) -> Path:
+    """Return where the outcome is kept, given the folder of state."""
+    return Path(state) / "config-cache.json"
+
+
 def load_fleet(source: bytes, file: str, cache: Path | None) -> FleetSpec:
     """Return the fleet that a configuration asks for, from the cache where it was read before.
 

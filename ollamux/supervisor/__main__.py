@@ -12,30 +12,30 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ollamux.config.cache import load_fleet
+from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, OllamuxError
+from ollamux.domain.spec import FleetSpec
 from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
 from ollamux.system.child import open_standard_descriptors
 from ollamux.system.files import private_dir
 from ollamux.system.places import state_dir
 
-CACHE_NAME = "config-cache.json"
+Loaded = tuple[bytes, FleetSpec]
+"""The bytes of a configuration and what they ask for."""
 
 
-def cache_path(state: str) -> Path:
-    """Return where the outcome of validating a configuration is kept."""
-    return Path(state) / CACHE_NAME
+def main(words: Sequence[str], env: Mapping[str, str], loaded: Loaded | None = None) -> int:
+    """Run a supervisor. Words: --config PATH, --simulated, --ready-fd N, --viewer, --plain-fd N, --ascii.
 
-
-def main(words: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run a supervisor. Words: --config PATH, --simulated, --ready-fd N, --viewer ARGV…, --plain-fd N, --ascii."""
+    `loaded` saves reading the file again, where the caller has just done so.
+    """
     open_standard_descriptors()
     options = _options(words)
     ready = int(options["ready-fd"]) if "ready-fd" in options else None
     try:
-        return supervise(_launch(options, env, ready))
+        return supervise(_launch(options, env, ready, loaded))
     except OllamuxError as error:
         told = error
     except OSError as error:
@@ -57,13 +57,12 @@ def _options(words: Sequence[str]) -> dict[str, str]:
     return options
 
 
-def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | None) -> Launch:
+def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | None, loaded: Loaded | None) -> Launch:
     simulated = "simulated" in options
     state = state_dir(env, simulated=simulated)
     private_dir(state)
     config = os.path.abspath(options["config"])
-    source = read_source(Path(config))
-    fleet = load_fleet(source, config, cache_path(state))
+    source, fleet = loaded or _load(Path(config), state)
     if ready is not None:
         os.set_inheritable(ready, False)
     return Launch(
@@ -80,6 +79,11 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
         plain_output=int(options["plain-fd"]) if "plain-fd" in options else None,
         unicode="ascii" not in options,
     )
+
+
+def _load(config: Path, state: str) -> Loaded:
+    source = read_source(config)
+    return source, load_fleet(source, str(config), cache_path(state))
 
 
 def _tell(ready: int, text: str) -> None:

@@ -25,6 +25,8 @@ from ollamux.system.child import Child
 from ollamux.system.clock import monotonic
 
 END_AFTER_S = 15.0
+WRITE_AFTER_S = 0.02
+"""A start comes first, and what changes together is written once. What is lost in this time is found by its mark."""
 _LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "allow_lan")
 
 
@@ -61,7 +63,7 @@ class Memory:
         """Write soon, once for everything that changes in this round of the loop."""
         if not self._planned:
             self._planned = True
-            self._core.loop.call_soon(lambda: self.write(sync=False))
+            self._core.loop.call_later(WRITE_AFTER_S, lambda: self.write(sync=False))
 
     def write(self, *, sync: bool) -> None:
         """Write now; with `sync` so that it survives a power cut. A full disk is said once and costs nothing else."""
