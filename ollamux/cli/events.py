@@ -35,8 +35,8 @@ def events(names: list[str] | None, *, follow: bool, lines: int, output: str, si
         require_known(names, sorted(seen), "no event")
     wanted = [event for event in found if _wanted(event, names)]
     width = max(map(len, seen), default=0)
-    _show(wanted[-lines:] if lines else [], output, width)
     try:
+        _show(wanted[-lines:] if lines else [], output, width)
         while follow and screen.is_read():
             time.sleep(_POLL_S)
             _show([event for event in decoded(follower) if _wanted(event, names)], output, width)

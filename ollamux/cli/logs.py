@@ -79,8 +79,8 @@ def logs(
         followers[name] = Follower(f"{folder}/{name}{_LOG_SUFFIX}")
         followers[name].at = _size(followers[name].path)
         show.add(_last(folder, name, lines, wanted))
-    show.flush()
     try:
+        show.flush()
         while follow and screen.is_read():
             time.sleep(_POLL_S)
             _follow(folder, names, followers, wanted)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+
+TYPE_CHECKING = False  # as in ollamux.protocol.client
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _POLL_ERROR = 0x008
 """POLLERR: what a pipe reports whose reader went away (poll(2))."""

@@ -18,7 +18,7 @@ from ollamux.supervisor.unit import Unit
 from ollamux.system.child import Child
 from ollamux.system.clock import wall
 
-_TAIL_BYTES = 16384
+_TAIL_BYTES = 4096
 STUCK_LOOK_S = 10.0
 
 
@@ -119,7 +119,6 @@ class Effects:
             return
         self._core.loop.unwatch(child.pidfd)
         unit.leader_ended = True
-        family.reap_orphans(self._known())
         left = family.members(unit.mark, child, self._known())
         code, by = status
         words = self._words(unit) if unit.state.phase in SERVING else None

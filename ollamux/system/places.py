@@ -6,7 +6,10 @@ Plain functions and tuples: this is imported before anything else by the command
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+
+TYPE_CHECKING = False  # as in ollamux.protocol.client
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SOCKET_NAME = "ollamux.sock"
 SOCKET_RECORD = "socket-path"

@@ -128,7 +128,8 @@ class Place:
         lines = [
             f"[instances.gpu{index}]\ngpus = [{index}]\nport = {port}" for index, port in enumerate(free_ports(count))
         ]
-        path.write_text("version = 1\n" + "\n".join(lines) + "\n")
+        head = 'version = 1\n[defaults.health]\ninterval = "300ms"\n'
+        path.write_text(head + "\n".join(lines) + "\n")
         self.ok("up", "--simulate", str(count), "--config", str(path), "-d", *words)
 
     def pids(self) -> dict[int, str]:

@@ -124,7 +124,7 @@ BROKEN = {
 JUDGED = [("missing", NOT_FOUND), ("folder", CONFIG), ("fifo", CONFIG), *((kind, CONFIG) for kind in BROKEN)]
 
 
-@pytest.mark.parametrize("command", [["config", "check"], ["up"], ["up", "-d"], ["up", "--ensure", "-q"]], ids=" ".join)
+@pytest.mark.parametrize("command", [["config", "check"], ["up"], ["up", "--ensure", "-q"]], ids=" ".join)
 @pytest.mark.parametrize(("kind", "code"), JUDGED, ids=[row[0] for row in JUDGED])
 def test_a_broken_file_starts_nothing(place: Place, command: list[str], kind: str, code: int) -> None:
     place.fake_ollama()

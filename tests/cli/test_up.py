@@ -148,7 +148,7 @@ def test_in_the_foreground_without_a_terminal_it_prints_plain_lines(ready: Place
 
 @pytest.mark.parametrize("words", [["up"], ["up", "-d"], ["status"], ["up", "--simulate", "1", "-d"]], ids=" ".join)
 def test_an_interrupt_at_any_moment_leaves_no_traceback(ready: Place, words: list[str]) -> None:
-    for delay_ms in range(60, 420, 60):
+    for delay_ms in range(60, 420, 120):
         process = ready.popen(*words, start_new_session=True)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=delay_ms / 1000)  # how far it is by then is what is varied
