@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import sys
 import time
 from pathlib import Path
@@ -112,8 +113,11 @@ def _offer_init() -> Path | None:
 
 def _agrees(question: str) -> bool:
     """Ask on the terminal; Ctrl-D and Ctrl-C are a no."""
-    screen.say(question)
     try:
+        screen.say(question)
+        # A signal that comes just before a blocking read is noticed only after it: look now and then instead.
+        while not select.select([0], [], [], 0.2)[0]:
+            pass
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
         answer = ""
@@ -197,8 +201,6 @@ def _passed_on(code: int, text: str) -> OllamuxError:
 
 
 def _read_all(fd: int) -> str:
-    import select
-
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     data = b""
