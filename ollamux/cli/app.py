@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from ollamux import __version__
 from ollamux.cli import screen
+from ollamux.cli.offers import Plain, fault_names, instance_names, view_names
 
 EXIT_CODES = (
     "Exit codes: 0 done, and for status every wanted instance READY and not degraded; 1 internal error; 2 usage; "
@@ -34,35 +34,6 @@ Simulated = Annotated[bool, typer.Option("--simulated", help="Mean the simulatio
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on success; for cron.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to the question.")]
-
-
-class Plain(TyperCommand):
-    """A command whose usage line names what it must be given without typer's braces, which read as a choice."""
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the pieces of the usage line."""
-        return [piece.removeprefix("{").removesuffix("}") for piece in super().collect_usage_pieces(ctx)]
-
-
-def view_names(incomplete: str) -> list[str]:
-    """Return the views of the status whose names begin so, for completion in a shell."""
-    from ollamux.domain.snapshot import VIEWS
-
-    return [name for name in VIEWS if name.startswith(incomplete)]
-
-
-def instance_names(incomplete: str) -> list[str]:
-    """Return the instances whose names begin so, for completion in a shell."""
-    from ollamux.cli.names import known_names
-
-    return [name for name in known_names() if name.startswith(incomplete)]
-
-
-def fault_names(incomplete: str) -> list[str]:
-    """Return the faults whose names begin so, for completion in a shell."""
-    from ollamux.simulation.faults import FAULTS
-
-    return [name for name in (*FAULTS, "clear") if name.startswith(incomplete)]
 
 
 Names = Annotated[

@@ -17,12 +17,15 @@ from ollamux.domain.errors import OllamuxError
 from ollamux.domain.snapshot import Status, from_json
 from ollamux.protocol.client import ask, connect
 from ollamux.render.lines import event_line, progress_block
+from ollamux.render.words import epoch
 from ollamux.supervisor.journal import FILE_NAME
 from ollamux.system.logfile import Follower, size
 from ollamux.system.places import log_dir, state_dir
 
 TICK_S = 0.2
 CALM_TICK_S = 1.0
+LOOK_BACK = 64 * 1024
+"""Bytes in which to look for what was written between the start of the supervisor and ours."""
 _SETTLING = ("STARTING", "STOPPING", "SWEEPING", "KILLING")
 
 
@@ -36,9 +39,9 @@ class Viewer:
         self._count = 0
         self._height = 0
         self._events = Follower(f"{state_dir(os.environ, simulated=simulated)}/{FILE_NAME}")
-        self._events.at = size(self._events.path)
+        self._events.at = max(0, size(self._events.path) - LOOK_BACK)
         self._logs: dict[str, Follower] = {}
-        self._headline = False
+        self._since: float | None = None
         self._settling = True
         self._names: list[str] = []
         self._phases: dict[str, str] = {}
@@ -51,14 +54,15 @@ class Viewer:
             if self._settling or time.monotonic() - looked_at >= CALM_TICK_S:
                 looked_at = time.monotonic()
                 status = self._status()
-                if status is None and self._headline:
+                if status is None and self._since is not None:
                     break
             self._draw(status)
             time.sleep(TICK_S)
         self._erase()
-        self._say_events()
-        self._say_logs()
-        self._say_end()
+        if self._since is not None:
+            self._say_events()
+            self._say_logs()
+            self._say_end()
 
     def _status(self) -> Status | None:
         try:
@@ -76,6 +80,8 @@ class Viewer:
             self._settling = any(instance.phase in _SETTLING for instance in status.instances)
         self._erase()
         self._say_headline(status)
+        if self._since is None:
+            return
         self._say_events()
         self._say_logs()
         if status is not None and self._settling and screen.is_drawable(os.environ):
@@ -101,9 +107,9 @@ class Viewer:
             self._height = 0
 
     def _say_headline(self, status: Status | None) -> None:
-        if self._headline or status is None or status.supervisor is None:
+        if self._since is not None or status is None or status.supervisor is None:
             return
-        self._headline = True
+        self._since = epoch(status.supervisor.started_at) or 0.0
         what = "SIMULATED  " if self._simulated else ""
         screen.write(f"{what}ollamux {status.version}  {status.supervisor.config}  (Ctrl-C stops everything)\n")
 
@@ -111,11 +117,14 @@ class Viewer:
         env = os.environ
         name_width = max(map(len, self._names), default=0)
         for event in decoded(self._events):
+            if (epoch(event.get("time")) or 0.0) < (self._since or 0.0):
+                continue  # an earlier supervisor's
             line = event_line(
                 event, color=screen.color(env), width=None, unicode=screen.unicode(env), name_width=name_width
             )
             screen.write(line + "\n")
-            self._phases[str(event.get("instance"))] = str(event.get("to"))
+            if event.get("to") is not None:
+                self._phases[str(event.get("instance"))] = str(event.get("to"))
 
     def _say_end(self) -> None:
         """Say the last word, since the prompt that follows says nothing."""
@@ -129,12 +138,13 @@ class Viewer:
     def _say_logs(self) -> None:
         folder = log_dir(os.environ, simulated=self._simulated)
         merged = MergedLines(self._names, width=screen.width(os.environ))
-        wanted = Filter(0.0, None, probes=False)
         for name in self._names:
             follower = self._logs.get(name)
-            if follower is None:
+            wanted = Filter(0.0, None, probes=False)
+            if follower is None:  # the servers were quicker than we: what they have said so far is told by its time
                 path = f"{folder}/{name}.log"
-                follower = self._logs[name] = Follower(path, at=size(path))
+                follower = self._logs[name] = Follower(path, at=max(0, size(path) - LOOK_BACK))
+                wanted = Filter(self._since or 0.0, None, probes=False)
             merged.add([line for line in timed(name, whole_lines(follower), 0.0) if wanted.takes(line)])
         merged.flush()
 

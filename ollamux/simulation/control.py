@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ollamux.domain.errors import NotFoundError
-from ollamux.simulation.faults import FAULTS, active, clear, inject
+from ollamux.simulation.faults import FAULTS, active, clear, inject, matching_cards
 
 
 def make(box: str, fault: str | None, target: str | None, *, clear_all: bool, instances: Sequence[str]) -> str:
@@ -17,6 +17,8 @@ def make(box: str, fault: str | None, target: str | None, *, clear_all: bool, in
     """
     place = Path(box)
     if clear_all:
+        if target is not None and target not in instances and not matching_cards(place, target):
+            raise NotFoundError(f"there is no instance or GPU {target!r}", hint=f"there are: {', '.join(instances)}")
         clear(place, target)
         return "all faults are cleared" if target is None else f"the faults of {target} are cleared"
     if fault is None:

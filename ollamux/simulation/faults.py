@@ -81,7 +81,7 @@ def clear(box: Path, target: str | None = None) -> None:
     """Unset every fault, or those of one instance or card."""
     wanted: set[str | None] = {target}
     if target is not None:
-        wanted |= {card.uuid for card in _matching(box, target)}
+        wanted |= {card.uuid for card in matching_cards(box, target)}
     # A hanging driver is no single card's fault, and clearing any card clears it.
     driver = len(wanted) > 1
     for fault, whose in set_faults(box):
@@ -112,14 +112,15 @@ def consume(box: Path, fault: str, target: str | None) -> bool:
 
 
 def _uuid(box: Path, name: str) -> str:
-    found = _matching(box, name)
+    found = matching_cards(box, name)
     if len(found) != 1:
         known = ", ".join(card.uuid for card in read_cards(box)) or "none"
         raise NotFoundError(f"no single simulated card is “{name}”", hint=f"cards: {known}")
     return found[0].uuid
 
 
-def _matching(box: Path, name: str) -> list[Gpu]:
+def matching_cards(box: Path, name: str) -> list[Gpu]:
+    """Return the cards that an index, a UUID, a prefix of one or a PCI address may mean."""
     cards = read_cards(box)
     if name.isdigit():
         return [card for card in cards if card.index == int(name) and card.mig_parent is None]

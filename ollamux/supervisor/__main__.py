@@ -99,7 +99,8 @@ def _attach(simulated: bool) -> frozenset[int]:
     """Start the program that draws on the terminal: it may be stopped or killed without any harm to us."""
     command = [sys.executable, "-P", "-m", "ollamux.cli.viewer", str(os.getpid())]
     command += ["--simulated"] if simulated else []
-    return frozenset({os.posix_spawn(sys.executable, command, os.environ)})
+    # Ctrl-C is for us; a viewer that is still starting could only die of it, with a traceback on the terminal.
+    return frozenset({os.posix_spawn(sys.executable, command, os.environ, setsigmask=(signal.SIGINT,))})
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
             try:
                 found[spec.ollama] = find_ollama(spec.ollama, env)
             except OllamuxError as error:
-                message = f"{spec.name}: {error.message}"
+                message = f"instance {spec.name}: {error.message}"
                 raise OllamuxError(message, hint=error.hint, exit_code=Exit.NOT_FOUND) from None
     launcher_for(fleet.supervisor.on_death, env)
     return found

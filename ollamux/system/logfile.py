@@ -71,12 +71,25 @@ class Follower:
         except OSError:
             return b""
         try:
+            rest = b""
             if os.fstat(fd).st_size < self.at:
+                rest = self._rest_of_rotated(limit)
                 self.at = 0
             data = os.pread(fd, limit, self.at)
             self.at += len(data)
-            return data
+            return rest + data
         except OSError:
             return b""
+        finally:
+            os.close(fd)
+
+    def _rest_of_rotated(self, limit: int) -> bytes:
+        """Return what was written after the last look and before the file was copied away and cut."""
+        try:
+            fd = os.open(f"{self.path}.1", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.pread(fd, limit, self.at)
         finally:
             os.close(fd)

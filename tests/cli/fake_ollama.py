@@ -24,7 +24,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
-print("time=2026-01-31T12:00:00.000Z level=INFO msg=hello", flush=True)
+print(time.strftime("time=%Y-%m-%dT%H:%M:%S.999Z level=INFO msg=hello", time.gmtime()), flush=True)
 print("hostile \x1b[31mred\x1b[0m \x9b2J \u202e \rback", flush=True)
 http.server.HTTPServer.request_queue_size = 64
 http.server.ThreadingHTTPServer((host, int(port)), Answers).serve_forever()
