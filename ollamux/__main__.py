@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _run(words: list[str]) -> int:
-    from ollamux.cli.screen import open_missing
+    from ollamux.system.descriptors import open_missing
 
     open_missing()
     code = _status(words)

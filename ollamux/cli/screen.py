@@ -16,15 +16,6 @@ _gone: set[int] = set()
 """Descriptors whose reader went away."""
 
 
-def open_missing() -> None:
-    """Put /dev/null where a standard stream was closed, so that no socket or file gets its number."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open("/dev/null", os.O_RDWR)
-
-
 def is_terminal(fd: int = 1) -> bool:
     """Whether a descriptor is a terminal."""
     try:

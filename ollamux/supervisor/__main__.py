@@ -18,7 +18,7 @@ from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.domain.spec import FleetSpec
 from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
-from ollamux.system.child import open_standard_descriptors
+from ollamux.system.descriptors import open_missing
 from ollamux.system.files import private_dir
 from ollamux.system.places import state_dir
 
@@ -31,7 +31,7 @@ def main(words: Sequence[str], env: Mapping[str, str], loaded: Loaded | None = N
 
     `loaded` saves reading the file again, where the caller has just done so.
     """
-    open_standard_descriptors()
+    open_missing()
     options = _options(words)
     ready = int(options["ready-fd"]) if "ready-fd" in options else None
     try:

@@ -130,15 +130,6 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], *, log_fd: int) -> Child:
         raise
 
 
-def open_standard_descriptors() -> None:
-    """Fill what our caller closed of 0, 1 and 2, so that no socket or file of ours is taken for a standard output."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open("/dev/null", os.O_RDWR)  # the lowest free number, which is this one
-
-
 def become_subreaper() -> bool:
     """Make orphaned descendants fall to this process instead of to init, so that none is lost (prctl(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
