@@ -223,6 +223,20 @@ def restart(
 
 
 @app.command(epilog=EXIT_CODES)
+def reload(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = "5m",
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Apply a changed configuration, touching only what changed."""
+    from ollamux.cli.reload import reload
+
+    return reload(dry_run=dry_run, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
+
+
+@app.command(epilog=EXIT_CODES)
 def status(
     view: Annotated[
         str | None,

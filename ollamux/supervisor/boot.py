@@ -208,7 +208,8 @@ class _Supervisor:
             self._launch,
             memory=self.memory,
             server=self.server,
-            environment=lambda unit: self.starter.environment(unit, self.starter.program(unit)),
+            starter=self.starter,
+            check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
         )
         self._watch.begin(early)

@@ -36,9 +36,7 @@ class Core:
         self.journal = journal
         self.owner = owner
         self.log_dir = log_dir
-        self.units = {
-            spec.name: Unit(spec, owner=owner, log_path=f"{log_dir}/{spec.name}.log") for spec in fleet.instances
-        }
+        self.units = {spec.name: self.new_unit(spec) for spec in fleet.instances}
         self.execute: Callable[[Unit, Command], None] = lambda unit, command: None
         self.changed: list[Callable[[Unit, Instance], None]] = []
         self.leftovers: dict[int, Mark] = {}
@@ -46,6 +44,10 @@ class Core:
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}
+
+    def new_unit(self, spec: InstanceSpec) -> Unit:
+        """Return an instance that has not been started."""
+        return Unit(spec, owner=self.owner, log_path=f"{self.log_dir}/{spec.name}.log")
 
     def report_bug(self, error: BaseException) -> None:
         """Say that one of our own callbacks failed, with everything needed to mend it."""

@@ -58,6 +58,11 @@ class Gpus:
         self._reader.start(helper_spawn(self._source, None if self._box is None else Path(self._box)))
         self._ask(self._reader)
 
+    def begin_again(self) -> None:
+        """Look for cards again where that was given up because nobody wanted one, and somebody now does."""
+        if self._reader is None and any(unit.spec.pinning is Pinning.GPUS for unit in self._core.units.values()):
+            self.begin()
+
     def current(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Return the newest samples of devices, in the same order; a device that is gone keeps its last one."""
         known = {gpu.uuid: gpu for gpu in self.inventory.gpus} if self.inventory is not None else {}

@@ -23,12 +23,12 @@ from ollamux.supervisor import core as core_module
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.gpus import Gpus
-from ollamux.supervisor.starter import LEFTOVERS
+from ollamux.supervisor.starter import LEFTOVERS, NEIGHBOUR
 from ollamux.supervisor.unit import Unit
 from ollamux.system import procs
 from ollamux.system.clock import monotonic, rfc3339, wall
 
-PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, Gpus.RESOURCE})
+PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, NEIGHBOUR, Gpus.RESOURCE})
 """Waiting for one of these is part of an ordinary start."""
 
 

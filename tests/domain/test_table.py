@@ -54,6 +54,11 @@ REAP = (Reap(gen=3),)
 START = ev.StartAsked()
 STOP = ev.StopAsked()
 RESTART = ev.RestartAsked()
+PATIENT = ev.Reconfigured(
+    restart=RestartSpec(stable_for_s=150.0, base_s=9.0, stop_timeout_s=99.0),
+    start_timeout_s=200.0,
+    unhealthy_timeout_s=37.0,
+)
 DOWN = ev.ShutdownAsked()
 HURRY = ev.ShutdownAsked(hurry=True)
 ADOPTED = ev.Adopted(gen=5, pid=77)
@@ -162,6 +167,10 @@ ROWS: tuple[tuple[Phase, ev.Event, Phase, tuple[Command, ...], Armed], ...] = (
     (P.STUCK, CRASH, P.WAITING, REAP, BACKOFF),
     (P.STUCK, CRASH_LEAVING, P.STUCK, KILL, None),
     (P.STUCK, EMPTY, P.WAITING, REAP, BACKOFF),
+    (P.STARTING, PATIENT, P.STARTING, (), (K.START, 10 + 20)),
+    (P.READY, PATIENT, P.READY, (), (K.STABLE, 10 + 30)),
+    (P.UNHEALTHY, PATIENT, P.UNHEALTHY, (), (K.UNHEALTHY, 10 + 7)),
+    *((phase, PATIENT, phase, (), SAME) for phase in Phase if phase not in SERVING),
 )
 
 
