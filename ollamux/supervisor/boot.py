@@ -31,7 +31,7 @@ from ollamux.supervisor.starter import Starter, launcher_for
 from ollamux.system import child
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
-from ollamux.system.notify_socket import ManagerEnv
+from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
 from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Launch:
     attach: Callable[[], frozenset[int]] | None = None
     plain_output: int | None = None
     unicode: bool = True
-    manager: ManagerEnv = ManagerEnv()
+    manager: ManagerEnv = NO_MANAGER
 
 
 def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:

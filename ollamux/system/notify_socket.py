@@ -30,6 +30,9 @@ class ManagerEnv:
     variables: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
+NO_MANAGER = ManagerEnv()
+
+
 def take_manager_env(env: MutableMapping[str, str], *, pid: int) -> ManagerEnv:
     """Take out of an environment what is meant for this process alone, so that no child inherits it."""
     taken = {name: value for name in _PASSED_BY_MANAGER if (value := env.pop(name, None)) is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import socket
@@ -107,7 +108,7 @@ def test_the_status_names_what_has_failed_and_is_said_only_when_it_changes(box: 
     box.ask("stop", names=["a"])
     manager.says(STATUS="0 of 2 instances READY; b FAILED")
     told = [one["STATUS"] for one in manager.listen() if "STATUS" in one]
-    assert all(one != other for one, other in zip(told, told[1:], strict=False)), told
+    assert all(one != other for one, other in itertools.pairwise(told)), told
 
 
 def test_the_end_is_announced_with_the_time_it_may_take(box: Box, manager: Manager) -> None:
@@ -209,7 +210,10 @@ def test_R82_the_viewer_on_a_terminal_gets_none_of_it_either(box: Box, manager: 
     process = box.stranger(
         str(Path(sys.executable).with_name("ollamux")),
         *("up", "--config", str(box.config_path)),
-        **{"env": box.env | manager.env | {"TERM": "xterm"}, "cwd": box.root, "stdout": tail, "stderr": tail},
+        env=box.env | manager.env | {"TERM": "xterm"},
+        cwd=box.root,
+        stdout=tail,
+        stderr=tail,
     )
 
     def viewer() -> list[int]:
