@@ -213,7 +213,7 @@ def test_S2_somebody_else_gets_no_answer_even_where_the_path_lets_him_in(box: Bo
     assert box.status()
 
 
-def test_the_address_of_a_socket_may_not_be_longer_than_the_kernel_takes(box: Box) -> None:
+def test_C23_the_address_of_a_socket_may_not_be_longer_than_the_kernel_takes(box: Box) -> None:
     long = box.root / ("x" * 110)
     box.config("a")
 
