@@ -150,6 +150,18 @@ def test_an_unreadable_file_is_a_matter_of_permission(place: Place, humble: list
         assert result.code == PERMISSION and is_plain_error(result.err), result
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is that careful")
+def test_C21_S13_root_refuses_a_file_that_others_could_write(place: Place) -> None:
+    place.fake_ollama()
+    path = place.config("a")
+    path.chmod(0o666)
+    for command in ("config check", "up", "up -d", "up --ensure"):
+        result = place.run(*command.split())
+        assert result.code == PERMISSION and is_plain_error(result.err), result
+        assert "can be written by everybody" in result.err and "chmod go-w" in result.err
+    assert not place.pids()
+
+
 @pytest.mark.parametrize("variable", ["OLLAMUX_STATE_DIR", "OLLAMUX_RUNTIME_DIR", "OLLAMUX_LOG_DIR"])
 def test_a_folder_that_may_not_be_written_starts_nothing(place: Place, humble: list[str], variable: str) -> None:
     place.fake_ollama()
