@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
     "h11": "h11",
     "nvidia-ml-py": "pynvml",
-    "psutil": "psutil",
     "pydantic": "pydantic",
     "rich": "rich",
     "tomli-w": "tomli_w",
@@ -41,6 +40,6 @@ def test_S20_the_dependencies_are_these_few_each_with_a_lower_bound() -> None:
     assert all(">=" in text and "@" not in text and "://" not in text for text in declared.values())
 
 
-def test_S20_what_is_imported_is_declared() -> None:
-    assert {OF_A_DEPENDENCY.get(name, name) for name in imported()} <= set(MODULES.values())
-    assert imported() & set(MODULES.values()), "the search finds imports at all"
+def test_S20_what_is_imported_is_declared_and_nothing_else() -> None:
+    # pynvml may be missing and is imported by its name in a string: ollamux.gpu.nvml.
+    assert {OF_A_DEPENDENCY.get(name, name) for name in imported()} | {"pynvml"} == set(MODULES.values())

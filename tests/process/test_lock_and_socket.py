@@ -246,6 +246,9 @@ NO_REQUESTS = (
     b'{"v":1,"cmd":"env","name":["a"]}\n',
     b'{"v":1,"cmd":"env"}\n',
     b'{"v":1,"cmd":"sim","fault":"crash"}\n',
+    b'{"v":1,"cmd":"status","run":["/bin/true"]}\n',
+    b'{"v":1,"cmd":"start","names":["a"],"env":{"LD_PRELOAD":"x"}}\n',
+    b'{"v":1,"cmd":"dispatch_all"}\n',
     b"\xff\xfe{}\n",
 )
 

@@ -81,7 +81,7 @@ def test_C19_S5_a_server_that_others_can_reach_is_told_everywhere(box: Box) -> N
     assert f"! {badge}" in table
     assert box.instance("a")["warnings"] == [badge]
     assert box.instance("b")["warnings"] == []
-    assert "warning: a: host 0.0.0.0 lets everybody" in box.output(), "on standard error"
+    assert re.search("^warning: a: host 0.0.0.0 lets everybody", box.output(), re.MULTILINE), "on standard error"
     assert any(OPEN in reason for reason in box.reasons()), "in the record"
     box.ask("stop", names=["a"])
     assert box.instance("a")["warnings"] == [], "what does not run lays nothing open"
@@ -99,7 +99,7 @@ def test_S6_a_server_that_every_web_page_may_use_is_told_everywhere(box: Box) ->
     table = exposed(box, env={"OLLAMA_ORIGINS": "http://localhost, http://*"})
 
     assert "! every web page may use it (OLLAMA_ORIGINS)" in table
-    assert "lets every web page that a user opens talk to ollama" in box.output()
+    assert re.search("^warning: a: OLLAMA_ORIGINS=.* lets every web page", box.output(), re.MULTILINE)
     assert any("every web page" in reason for reason in box.reasons())
 
 
