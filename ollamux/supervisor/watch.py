@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ollamux.config.cache import cache_path
-from ollamux.config.warn import start_warnings
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
+from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.notify import Notifier
 from ollamux.supervisor.preload import Preload
@@ -115,7 +115,7 @@ class Watch:
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
-        told = start_warnings(fleet, root=os.geteuid() == 0 and self._launch.box is None)
+        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
         for warning in told:
             if warning not in self._warned:
                 self._core.note(None, f"warning: {warning}")
