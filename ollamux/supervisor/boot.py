@@ -210,8 +210,12 @@ class _Supervisor:
 
     def _begin_to_watch(self, early: list[dict[str, Any]]) -> None:
         # Imported only now: the children start while we still load what watches them.
+        from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
 
+        vram = Vram(self.core, self.gpus)
+        self.effects.leader_gone, self.effects.ended = vram.leader_gone, vram.ended
+        self.starter.vram_obstacle = vram.obstacle
         self.core.changed.append(lambda unit, before: self._look_whether_down())
         self._watch = Watch(
             self.core,

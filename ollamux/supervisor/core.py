@@ -23,6 +23,8 @@ from ollamux.system.clock import monotonic, wall
 from ollamux.system.loop import Loop
 
 START_SLOT = "a start slot"
+VRAM = "VRAM of GPU"
+"""With the index of the card: the resource of a start that waits for memory to come back."""
 SLOT_HOLD_S = 15.0
 """A start that takes longer than this no longer holds back the others."""
 
@@ -169,7 +171,9 @@ def next_action(unit: Unit) -> str | None:
     if state.phase is Phase.WAITING:
         if state.deadline is None:
             return None
-        return "look again" if state.resource is not None else f"restart {max(state.spawns, 1)}"
+        if state.resource is not None:
+            return "start anyway" if state.resource.startswith(VRAM) else "look again"
+        return f"restart {max(state.spawns, 1)}"
     return {
         Phase.UNHEALTHY: "restart",
         Phase.STOPPING: "kill",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ollamux.domain import events as ev
@@ -41,6 +41,7 @@ class Starter:
         self._extra = extra
         self._versions: dict[str, tuple[tuple[int, int], Version | None]] = {}
         self.launcher: Sequence[str] = ()
+        self.vram_obstacle: Callable[[Unit], tuple[str, str, float | None] | None] = lambda unit: None
         core.changed.append(self._let_go)
 
     def learn_version(self, path: str, version: Version | None) -> None:
@@ -156,7 +157,7 @@ class Starter:
             unit.gpus = found.gpus
             clash = self._gpus.clash(unit)
             if clash is None:
-                return None
+                return self.vram_obstacle(unit)
             return CLASH, clash, GPU_RETRY_S
         wanted = ", ".join(map(str, unit.spec.gpus))
         return f"GPU {wanted}", found.problem, GPU_RETRY_S

@@ -33,6 +33,11 @@ PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, NEIGHBOUR, Gpus.RESOURCE
 """Waiting for one of these is part of an ordinary start."""
 
 
+def is_passing(resource: str | None) -> bool:
+    """Whether waiting for a resource is part of an ordinary start, or ends in one of itself."""
+    return resource is not None and (resource in PASSING or resource.startswith(core_module.VRAM))
+
+
 class Observer:
     """What the snapshot needs to know about the supervisor itself."""
 
@@ -146,7 +151,7 @@ def health_of(unit: Unit) -> str:
     if phase is Phase.READY:
         return "degraded" if unit.degraded else "ok"
     if phase is Phase.WAITING:
-        return "unknown" if unit.state.resource in PASSING else "failing"
+        return "unknown" if is_passing(unit.state.resource) else "failing"
     return "failing" if phase in (Phase.UNHEALTHY, Phase.FAILED, Phase.STUCK) else "unknown"
 
 

@@ -14,7 +14,7 @@ from ollamux.domain.phases import Phase
 from ollamux.domain.text import format_duration
 from ollamux.supervisor.core import Core, url
 from ollamux.supervisor.unit import Unit
-from ollamux.supervisor.view import PASSING, reason_of
+from ollamux.supervisor.view import is_passing, reason_of
 
 
 class Outcome(NamedTuple):
@@ -40,7 +40,7 @@ def ready_outcome(unit: Unit, after_gen: int) -> Outcome | None:
         return Outcome(unit.name, Exit.REFUSED, "superseded: it was stopped meanwhile")
     if state.phase is Phase.FAILED:
         return Outcome(unit.name, Exit.DEGRADED, f"failed: {state.reason}")
-    if state.phase is Phase.WAITING and state.resource not in PASSING:
+    if state.phase is Phase.WAITING and not is_passing(state.resource):
         return Outcome(unit.name, Exit.DEGRADED, f"not ready: {state.reason}; it is tried again by itself")
     if state.phase is Phase.STUCK:
         return Outcome(unit.name, Exit.DEGRADED, f"pid {state.pid} {state.reason}")

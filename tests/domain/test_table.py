@@ -275,3 +275,22 @@ def test_the_groups_of_phases_divide_them_all() -> None:
     assert not NO_PROCESS & SERVING
     assert not NO_PROCESS & GOING_DOWN
     assert not SERVING & GOING_DOWN
+
+
+@pytest.mark.parametrize("resource", [PORT, "VRAM of GPU 1", "a start slot"])
+@pytest.mark.parametrize("want", list(Want))
+def test_a_resource_is_waited_for_by_its_name_whatever_it_is(resource: str, want: Want) -> None:
+    starting = replace(typical(Phase.STARTING), pid=None, failures=2, why=None, want=want)
+    blocked = ev.SpawnBlocked(gen=starting.gen, resource=resource, reason="not yet", retry_s=9.0)
+    waiting = step(starting, blocked, NOW).state
+    if want is Want.DOWN:
+        assert waiting.phase is Phase.STOPPED
+        return
+    assert (waiting.phase, waiting.resource, waiting.failures) == (Phase.WAITING, resource, 2)
+    for event, spawns in (
+        (ev.ResourceFreed(resource=resource), True),
+        (ev.ResourceFreed(resource="another"), False),
+        (ev.DeadlinePassed(gen=waiting.gen), False),
+    ):
+        assert bool(step(waiting, event, NOW + 8.9).commands) is spawns
+    assert step(waiting, ev.DeadlinePassed(gen=waiting.gen), NOW + 9.0).commands == (Spawn(gen=starting.gen),)
