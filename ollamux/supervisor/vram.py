@@ -80,6 +80,8 @@ class Vram:
     def obstacle(self, unit: Unit) -> Obstacle | None:
         """Return (resource, reason, seconds) where a start has to wait for memory; else it is about to be made."""
         debt = self._debts.get(unit.name)
+        if debt is not None:
+            debt.unit = unit  # it may have left the configuration and come back
         blocked = None if debt is None else self._judged(debt, monotonic() - debt.ended_at)
         if blocked is None:
             self._debts.pop(unit.name, None)
