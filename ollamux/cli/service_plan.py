@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ollamux.cli.service_unit import UnitPlan
-from ollamux.config.cache import load_fleet
 from ollamux.config.find import find_config
-from ollamux.config.source import read_source
-from ollamux.domain.errors import DeniedError, NotFoundError
+from ollamux.config.load import parse
+from ollamux.config.source import first_open_port, read_source
+from ollamux.domain.errors import DeniedError, NotFoundError, RefusedError
 from ollamux.domain.text import safe_text
 from ollamux.supervisor.boot import check_programs, longest_stop_s
 
@@ -21,26 +21,37 @@ __all__ = ["UnitPlan", "account", "make_plan", "own_command"]
 
 _OWN_PLACES = ("OLLAMUX_STATE_DIR", "OLLAMUX_RUNTIME_DIR", "OLLAMUX_LOG_DIR")
 
+_NOT_IN_PROGRAMS = frozenset("\"'\\\n\t")
+
 
 def make_plan(config: str | None, *, run_as: str | None, systemd: int | None, check: bool = False) -> UnitPlan:
     """Return what the unit is made from; with `check` a service that could not start is refused."""
     user = None if run_as is None else account(run_as)
     command = own_command()
     environment = _environment(own=user is None or user.pw_uid == os.getuid())
-    with _acting_as(user):
+    with _acting_as(user):  # nothing is imported in here: the user might not reach our files
         found = find_config(config, os.environ if user is None else {**os.environ, **_places_of(user)}, Path.cwd())
         path = found.required()
-        fleet = load_fleet(read_source(path), found.shown, None)
-        if check:
-            check_programs(fleet, dict(os.environ, **dict(environment)))
-            if user is not None:
-                _require_usable(user, command[0], environment)
+        source, open_port = read_source(path), first_open_port()
+        if check and user is not None:
+            _require_usable(user, command[0], environment)
+    fleet = parse(source, found.shown, open_port=open_port)
+    if check:
+        check_programs(fleet, {**os.environ, **dict(environment)})
+    config_path = os.path.abspath(path)
+    for text in (*command, config_path, *(value for _, value in environment)):
+        _require_utf8(text)
+    if set(command[0]) & _NOT_IN_PROGRAMS:
+        raise RefusedError(
+            f"systemd takes no program whose path has a quote or a backslash in it: {safe_text(command[0])}",
+            hint="move ollamux, or use cron: ollamux up --ensure -q",
+        )
     mask = os.umask(0o022)
     os.umask(mask)
     return UnitPlan(
         run_as=run_as,
         command=command,
-        config=os.path.abspath(path),
+        config=config_path,
         environment=environment,
         on_death=fleet.supervisor.on_death,
         stop_s=longest_stop_s(fleet.instances),
@@ -84,6 +95,16 @@ def _environment(*, own: bool) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(kept.items()))
 
 
+def _require_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise RefusedError(
+            f"systemd takes only paths in UTF-8, and this one is not: {safe_text(text, limit=300)}",
+            hint="rename it, or use cron: ollamux up --ensure -q",
+        ) from None
+
+
 def _places_of(user: pwd.struct_passwd) -> dict[str, str]:
     own = user.pw_uid == os.getuid()
     return {"HOME": user.pw_dir} if own else {"HOME": user.pw_dir, "XDG_CONFIG_HOME": ""}
@@ -92,7 +113,7 @@ def _places_of(user: pwd.struct_passwd) -> dict[str, str]:
 def _require_usable(user: pwd.struct_passwd, program: str, environment: tuple[tuple[str, str], ...]) -> None:
     """Refuse what a service of this user could only fail at. To be called while acting as the user."""
     name = safe_text(user.pw_name)
-    if not os.access(program, os.X_OK, effective_ids=True):
+    if not all(os.access(path, os.X_OK, effective_ids=True) for path in (program, sys.executable)):
         raise DeniedError(
             f"user {name} may not run {safe_text(program)}",
             hint=f"install ollamux where {name} can reach it, and run that one",

@@ -136,6 +136,4 @@ def _written(character: str) -> str:
         return f"\\{character}"
     if character == "%":
         return "%%"
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, as Python carries it
-        return f"\\x{code - 0xDC00:02x}"
     return f"\\x{code:02x}" if code < 0x20 or code == 0x7F else character

@@ -193,7 +193,7 @@ def test_a_configuration_that_is_broken_later_is_not_tried_for_ever(box: Box, ma
 
 
 def test_any_path_reaches_the_supervisor_as_it_is(box: Box, manager: UserManager) -> None:
-    odd = box.root / 'a b %h $HOME ${PATH} "q" \\ é\udcff;'
+    odd = box.root / 'a b %h $HOME ${PATH} "q" \\ é;'
     odd.mkdir()
     box.config_path = odd / "ollamux.toml"
     box.state = odd / "state"
