@@ -224,6 +224,7 @@ class _Supervisor:
             memory=self.memory,
             server=self.server,
             starter=self.starter,
+            service=self.service,
             check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
         )

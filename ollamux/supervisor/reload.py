@@ -23,6 +23,7 @@ from ollamux.gpu.resolve import resolve
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.recovery import Memory, fingerprint_of
+from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import CLASH, Starter
 from ollamux.supervisor.unit import Unit, new_state
 
@@ -53,6 +54,7 @@ class Reload:
         gpus: Gpus,
         starter: Starter,
         memory: Memory,
+        service: ServiceManager,
         *,
         cache: Path,
         check: Callable[[FleetSpec], object],
@@ -61,6 +63,7 @@ class Reload:
         self._gpus = gpus
         self._starter = starter
         self._memory = memory
+        self._service = service
         self._cache = cache
         self._check = check
         self.applied: list[Callable[[Plan, Mapping[str, InstanceSpec]], None]] = []
@@ -124,6 +127,7 @@ class Reload:
         old = {name: unit.spec for name, unit in core.units.items()}
         launcher = self._starter.launcher_of(plan.fleet.supervisor.on_death)
         kinds = {change.name: change.kind for change in plan.difference.changes}
+        self._service.reloading()
         self._take_over(plan.fleet)
         self._starter.launcher = launcher
         if not plan.empty:
@@ -145,6 +149,7 @@ class Reload:
         core.free_slots()
         for listener in self.applied:
             listener(plan, old)
+        self._service.ready()
         return started, stopped
 
     def _take_over(self, fleet: FleetSpec) -> None:

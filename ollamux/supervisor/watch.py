@@ -20,6 +20,7 @@ from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.reload import Plan, Reload
 from ollamux.supervisor.requests import Requests
 from ollamux.supervisor.server import Server
+from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
@@ -49,6 +50,7 @@ class Watch:
         memory: Memory,
         server: Server,
         starter: Starter,
+        service: ServiceManager,
         check: Callable[[FleetSpec], object],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
     ) -> None:
@@ -69,7 +71,7 @@ class Watch:
         self._warned: tuple[str, ...] = ()
         self._source = launch.source
         state = state_dir(launch.env, simulated=simulated)
-        reload = Reload(core, gpus, starter, memory, cache=cache_path(state), check=check)
+        reload = Reload(core, gpus, starter, memory, service, cache=cache_path(state), check=check)
         reload.applied.append(self._after_reload)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(

@@ -254,3 +254,18 @@ def test_a_detached_supervisor_says_which_process_it_is(box: Box, manager: Manag
     supervisor = box.up_detached(env=box.env | manager.env)
 
     assert manager.says(READY="1")["MAINPID"] == str(supervisor.pid)
+
+
+def test_R46_a_reload_is_announced_and_its_end_too(box: Box, manager: Manager) -> None:
+    box.config("a")
+    begin(box, manager)
+    manager.says(STATUS="1 of 1 instance READY")
+    box.config("a", "b")
+
+    assert box.ollamux("reload").returncode == 0
+
+    began = manager.says(RELOADING="1")
+    assert int(began["MONOTONIC_USEC"]) > 0
+    after = manager.listen()[manager.heard.index(began) :]
+    assert any("READY" in one for one in after)
+    manager.says(STATUS="2 of 2 instances READY")
