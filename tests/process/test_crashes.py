@@ -29,7 +29,7 @@ def test_R28_a_crash_is_told_with_its_signal_and_mended_under_a_new_pid(box: Box
     assert second["pid"] != first
     assert second["exit"]["signal"] == "SIGKILL"
     assert (second["generation"], second["restarts"]) == (2, 1)
-    assert any("killed by SIGKILL (out of memory?)" in reason for reason in box.reasons())
+    assert any("killed by SIGKILL (out of memory? dmesg tells)" in reason for reason in box.reasons())
     assert box.starts("a") == [first, second["pid"]]
 
 
