@@ -141,7 +141,7 @@ def test_R40_a_thousand_signals_are_no_trouble(box: Box) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
-def test_S_signals_in_the_foreground_are_down(box: Box, number: int) -> None:
+def test_R87_signals_in_the_foreground_are_down(box: Box, number: int) -> None:
     box.config("a", "b")
     box.set("a", "runners", 1)
     supervisor = box.up(env=box.env)
