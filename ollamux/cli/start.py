@@ -13,9 +13,9 @@ from ollamux.cli import quick, screen
 from ollamux.cli.words import find, seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
-from ollamux.config.warn import start_warnings
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
 from ollamux.supervisor.boot import check_programs
+from ollamux.supervisor.forewarn import forewarnings
 from ollamux.system.files import private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
@@ -142,7 +142,7 @@ def _detached(path: Path, *, simulated: bool, wait: bool, timeout_s: float, quie
     fleet = load_fleet(read_source(path), str(path), cache_path(state))
     check_programs(fleet, os.environ)
     if not quiet:
-        for warning in start_warnings(fleet, root=os.geteuid() == 0 and not simulated):
+        for warning in forewarnings(fleet, os.environ, simulated=simulated):
             screen.say(f"warning: {warning}\n", fd=2)
     flag = " --simulated" if simulated else ""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ollamux import __version__
+from ollamux.config.warn import badges
 from ollamux.domain.phases import Phase
 from ollamux.domain.snapshot import (
     GpuView,
@@ -104,7 +105,7 @@ class Observer:
             pinning=pinning_of(unit),
             rss_bytes=_rss(unit),
             models=tuple(_instance_model(model) for model in unit.models),
-            warnings=tuple(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()),
+            warnings=_warnings(unit),
         )
 
 
@@ -156,6 +157,11 @@ def reason_of(unit: Unit) -> str | None:
     if unit.state.phase is Phase.READY and unit.degraded:
         return "; ".join(unit.degraded.values())
     return unit.state.reason
+
+
+def _warnings(unit: Unit) -> tuple[str, ...]:
+    exposed = badges(unit.spec) if unit.child is not None else ()
+    return (*exposed, *(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()))
 
 
 def pinning_of(unit: Unit) -> str:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ollamux.config.warn import start_warnings
 from ollamux.domain.phases import Phase
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
+from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.notify import Notifier
 from ollamux.supervisor.preload import Preload
@@ -77,7 +77,7 @@ class Watch:
             for event in early:
                 console.event(event)
             self._core.journal.listeners.append(console.event)
-        for warning in start_warnings(launch.fleet, root=os.geteuid() == 0 and launch.box is None):
+        for warning in forewarnings(launch.fleet, launch.env, simulated=launch.box is not None):
             self._core.note(None, f"warning: {warning}")
         for unit in self._core.units.values():
             self.checks.begin(unit)

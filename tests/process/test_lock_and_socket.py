@@ -228,7 +228,7 @@ def test_S2_somebody_else_gets_no_answer_even_where_the_path_lets_him_in(box: Bo
     assert box.status()
 
 
-def test_the_address_of_a_socket_may_not_be_longer_than_the_kernel_takes(box: Box) -> None:
+def test_C23_the_address_of_a_socket_may_not_be_longer_than_the_kernel_takes(box: Box) -> None:
     long = box.root / ("x" * 110)
     box.config("a")
 
@@ -261,6 +261,9 @@ NO_REQUESTS = (
     b'{"v":1,"cmd":"env","name":["a"]}\n',
     b'{"v":1,"cmd":"env"}\n',
     b'{"v":1,"cmd":"sim","fault":"crash"}\n',
+    b'{"v":1,"cmd":"status","run":["/bin/true"]}\n',
+    b'{"v":1,"cmd":"start","names":["a"],"env":{"LD_PRELOAD":"x"}}\n',
+    b'{"v":1,"cmd":"dispatch_all"}\n',
     b"\xff\xfe{}\n",
 )
 
