@@ -6,7 +6,11 @@ import json
 import os
 import signal
 
+import pytest
 from process_box import Box, answer_on, wait_for
+
+from ollamux.config.warn import start_warnings
+from ollamux.domain.spec import FleetSpec
 
 
 def counted(box: Box) -> tuple[int, int]:
@@ -135,3 +139,21 @@ def test_R88_root_is_warned_and_not_refused(box: Box) -> None:
     assert len(warned) == (1 if os.geteuid() == 0 else 0)
     assert all("a user of its own is safer" in reason for reason in warned)
     assert box.instance("a")["phase"] == "READY"
+
+
+def test_R88_the_warning_is_for_root_alone() -> None:
+    fleet = FleetSpec()
+    more = set(start_warnings(fleet, root=True)) - set(start_warnings(fleet, root=False))
+    assert [text for text in more if text.startswith("running as root")] == list(more)
+    assert len(more) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is that careful")
+def test_R88_root_is_refused_a_configuration_that_others_could_write(box: Box) -> None:
+    box.config("a").chmod(0o666)
+
+    done = box.ollamux("up", "--config", str(box.config_path))
+
+    assert done.returncode == 9
+    assert "can be written by everybody" in done.stderr
+    assert box.starts("a") == []
