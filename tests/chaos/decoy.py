@@ -23,7 +23,9 @@ def serve(listener):
             try:
                 connection.settimeout(2.0)
                 connection.recv(65536)
-                connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 21\r\nConnection: close\r\n\r\n{"version":"0.32.15"}')
+                connection.sendall(
+                    b'HTTP/1.1 200 OK\r\nContent-Length: 21\r\nConnection: close\r\n\r\n{"version":"0.32.15"}'
+                )
             except OSError:
                 pass
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import tomli_w
 
-from tests.process.process_box import FAKE, HASTE, all_pids, alive, environment_of, free_ports, loopback, words_of
+from tests.process.process_box import FAKE, HASTE, alive, all_pids, environment_of, free_ports, loopback, words_of
 
 COMMAND = Path(sys.executable).with_name("ollamux")
 INJECT = Path(__file__).with_name("inject")

@@ -88,6 +88,7 @@ class Observer(threading.Thread):
         self._born: dict[tuple[int, int], float] = {}
         self._unswept: dict[tuple[int, int], float] = {}
         self._told: set[object] = set()
+        self.bound_s = SWEEP_BOUND_S
         self.excused = False
         """Whether a supervisor cannot sweep at present: it has no descriptors."""
         self.marked: list[Seen] = []
@@ -215,7 +216,7 @@ class Observer(threading.Thread):
         for seen in orphans:
             key = (seen.pid, seen.start)
             left[key] = self._unswept.get(key, 0.0) + (seconds if able else 0.0)
-            if left[key] > SWEEP_BOUND_S and lives(seen.pid, seen.start):
+            if left[key] > self.bound_s and lives(seen.pid, seen.start):
                 text = f"{seen.instance}: runner {seen.pid} of generation {seen.gen} was left and nobody ends it"
                 self._say(("orphan", key), "I2", text)
         self._unswept = left

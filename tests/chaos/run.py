@@ -11,7 +11,7 @@ from tests.chaos.plan import Round, rounds
 from tests.chaos.settle import Quiet
 from tests.chaos.world import World
 
-PATIENCE_FOR_ALL_KINDS = 2.0
+PATIENCE_FOR_ALL_KINDS = 6.0
 """So many times its time a run may take until every kind took effect at least once."""
 
 

@@ -12,7 +12,7 @@ from tests.chaos.intents import DOWN, UP
 from tests.chaos.observer import Seen, Violation, stat_of
 from tests.chaos.world import World, certain
 
-SETTLE_BOUND_S = 20.0
+SETTLE_BOUND_S = 30.0
 WRITTEN_BOUND_S = 3.0
 SLACK = 2
 """Descriptors that may be more than before: a question under way, the helper's connection."""
@@ -21,8 +21,9 @@ SLACK = 2
 class Quiet:
     """Heals a world, waits for it, and compares it with what it has to be."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, bound_s: float = SETTLE_BOUND_S) -> None:
         self._world = world
+        self._bound_s = bound_s
         self._levels: dict[int, tuple[int, int]] = {}
         self._read: dict[str, int] = {}
 
@@ -51,7 +52,7 @@ class Quiet:
 
     def _wait_until_right(self, healed: float) -> list[Violation]:
         while wrong := self._wrong():
-            if time.monotonic() - healed > SETTLE_BOUND_S + 10.0:
+            if time.monotonic() - healed > self._bound_s:
                 return wrong
             time.sleep(0.05)
         return []
@@ -89,6 +90,8 @@ class Quiet:
         leaders = [seen for seen in family if not seen.runner]
         if len(leaders) != 1:
             return f"{name} has {len(leaders)} servers: {leaders}"
+        if any(seen.gen != leaders[0].gen for seen in family):
+            return f"{name} has something left of an earlier generation: {family}"
         if not self._world.answers(name):
             return f"{name} does not answer on port {self._world.ground.ports[name]}"
         if not _owns_port(leaders[0].pid, self._world.ground.host, self._world.ground.ports[name]):

@@ -34,7 +34,14 @@ BOOT_S = 2.0
 class World:
     """Everything of one run, without a plan."""
 
-    def __init__(self, ground: Ground, *, log: TextIO, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        *,
+        log: TextIO,
+        verbose: bool = False,
+        instances: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
         self.ground = ground
         self._log = log
         self._verbose = verbose
@@ -42,7 +49,7 @@ class World:
         self.violations: list[Violation] = []
         self.hits: Counter[str] = Counter()
         self.tries: Counter[str] = Counter()
-        self.instances = dict(INSTANCES)
+        self.instances = dict(INSTANCES if instances is None else instances)
         self.intents = Intents(frozenset(self.instances))
         self.intents.settle(dict.fromkeys(self.instances, UP))
         self.strangers = Strangers(ground)
@@ -121,7 +128,7 @@ class World:
     def supervisor(self) -> int | None:
         """Return the living supervisor."""
         pid = self.observer.supervisor
-        if pid is None or b"" == os.fsencode(words_of(pid)) or (stat_of(pid) or ("X", 0))[0] in "ZX":
+        if pid is None or os.fsencode(words_of(pid)) == b"" or (stat_of(pid) or ("X", 0))[0] in "ZX":
             return None
         return pid
 
@@ -209,7 +216,9 @@ class World:
 
     def up(self, *words: str) -> int:
         """Start a supervisor; with the configuration by name unless words say otherwise."""
-        return self.asking.run("up", *(words or ("-d", "-q", "--timeout", "20s", "--config", str(self.ground.config_path))))
+        return self.asking.run(
+            "up", *(words or ("-d", "-q", "--timeout", "20s", "--config", str(self.ground.config_path)))
+        )
 
     def reconfigure(self, instances: dict[str, dict[str, Any]]) -> None:
         """Write another configuration; what is new in it is wanted."""
