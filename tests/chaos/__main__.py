@@ -78,6 +78,8 @@ def run(chosen: argparse.Namespace) -> int:
         took=made.took,
         absent=dict.fromkeys(sorted(absent), why),
     )
+    if disturbed := sum(stranger.disturbed for stranger in world.strangers.met):
+        text += f"\nstrangers that somebody else on this machine has signalled, and that prove nothing: {disturbed}"
     print(text, flush=True)
     log.write(text + "\n")
     log.close()

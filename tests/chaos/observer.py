@@ -185,7 +185,7 @@ class Observer(threading.Thread):
     # -- what may not be
 
     def _two_at_once(self, marked: list[Seen]) -> None:
-        """I1. Seen one after the other, and the first still there after the second was: then both were there at once."""
+        """I1. The old one is looked at again after the new one was seen: then both were there at once."""
         by_name: dict[str, list[Seen]] = {}
         for seen in marked:
             by_name.setdefault(seen.instance, []).append(seen)

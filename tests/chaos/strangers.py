@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.ground import Ground
-from tests.process.process_box import process_state
+from tests.process.process_box import Process, process_state
 
 DECOY = Path(__file__).with_name("decoy.py")
 
@@ -20,9 +20,11 @@ class Stranger:
     """One of them, with the file in which it writes its signals down."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     record: Path
     told: int = 0
+    disturbed: bool = False
+    """Whether somebody who has nothing to do with the run has signalled it: what follows proves nothing."""
 
     def news(self) -> str | None:
         """Return what has been done to it since the last look."""
@@ -30,13 +32,15 @@ class Stranger:
             return "was stopped"
         if (code := self.process.poll()) is not None and self.told >= 0:
             self.told = -1
-            return f"was ended ({code})"
-        signals = self.record.read_text().split() if self.record.exists() else []
+            return None if self.disturbed else f"was ended ({code})"
+        signals = self.record.read_text().splitlines() if self.record.exists() else []
         fresh = signals[max(self.told, 0) :]
         if self.told < 0 or not fresh:
             return None
         self.told = len(signals)
-        return f"got {', '.join(fresh)}"
+        self.disturbed |= any(line.split()[1] == "foreign" for line in fresh)
+        ours = [line for line in fresh if line.split()[1] == "ours"]
+        return f"got {', '.join(ours)}" if ours else None
 
 
 class Strangers:
@@ -45,6 +49,8 @@ class Strangers:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self.all: list[Stranger] = []
+        self.met: list[Stranger] = []
+        """All that there ever were."""
         self._count = 0
 
     def add(
@@ -55,7 +61,7 @@ class Strangers:
         self._count += 1
         record = self._ground.root / f"stranger-{self._count}"
         place = [address[0], str(address[1])] if address else []
-        process = subprocess.Popen(  # noqa: TID251 - tests start their processes as anybody does
+        process = Process(
             [argv0 or sys.executable, "-IS", str(DECOY), str(record), *place, *words],
             executable=sys.executable,
             env={"HOME": str(self._ground.home), **(env or {})},
@@ -72,6 +78,7 @@ class Strangers:
             process.wait()
             raise OSError(f"{name} could not start")
         self.all.append(Stranger(name, process, record))
+        self.met.append(self.all[-1])
         return self.all[-1]
 
     def look_alikes(self) -> None:
@@ -102,7 +109,7 @@ class Strangers:
 
 
 def session_is_marked() -> bool:
-    """Whether the leader of our own session carries a marker, so that a copied one below it would not be a stranger's."""
+    """Whether the leader of our own session carries a marker: a copied one below it would then be no stranger's."""
     try:
         return b"OLLAMUX_SUPERVISOR=" in Path(f"/proc/{os.getsid(0)}/environ").read_bytes()
     except OSError:

@@ -128,7 +128,7 @@ class World:
     def supervisor(self) -> int | None:
         """Return the living supervisor."""
         pid = self.observer.supervisor
-        if pid is None or os.fsencode(words_of(pid)) == b"" or (stat_of(pid) or ("X", 0))[0] in "ZX":
+        if pid is None or not words_of(pid) or (stat_of(pid) or ("X", 0))[0] in "ZX":
             return None
         return pid
 

@@ -18,8 +18,8 @@ def step_the_clock(path):
     """Make time.time() tell what the file says; the kernel's clock is everybody's and stays as it is."""
     with open(path, "rb") as file:
         offset = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
-    real = time.time
-    time.time = lambda: real() + struct.unpack("d", offset[:8])[0]
+    real = time.time  # noqa: TID251 - this is the clock that is stepped
+    time.time = lambda: real() + struct.unpack("d", offset[:8])[0]  # noqa: TID251
 
 
 def hasten(wanted):
