@@ -112,6 +112,8 @@ def draw_instances(pen: Pen, status: Status, *, wide: bool, now: float | None) -
     if wide:
         columns.append(column("Adopted", lambda i: "yes" if i.adopted else "no", rank=12))
         columns.append(column("Models", loaded, rank=13))
+        if any(instance.canary for instance in instances):
+            columns.append(column("Canary", lambda i: words.canary(i, now), rank=11))
     details = [
         [
             line

@@ -27,7 +27,7 @@ from ollamux.system.clock import monotonic
 END_AFTER_S = 15.0
 WRITE_AFTER_S = 0.02
 """A start comes first, and what changes together is written once. What is lost in this time is found by its mark."""
-_LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "allow_lan")
+_LIVE_KEYS = ("health", "restart", "on", "canary", "preload", "enabled", "share_gpu", "allow_lan")
 
 
 def fingerprint(spec: InstanceSpec) -> str:

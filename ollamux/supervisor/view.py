@@ -103,6 +103,7 @@ class Observer:
             rss_bytes=_rss(unit),
             models=tuple(_instance_model(model) for model in unit.models),
             warnings=tuple(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()),
+            canary=None if unit.canary is None else unit.canary.last,
         )
 
 

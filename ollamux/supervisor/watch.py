@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ollamux.config.warn import start_warnings
 from ollamux.domain.phases import Phase
+from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
@@ -54,6 +55,7 @@ class Watch:
             core, gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
         )
         Preload(core, self.checks)
+        Canaries(core, self.checks)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(
             core,

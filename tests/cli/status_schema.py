@@ -97,6 +97,7 @@ INSTANCE = thing(
     rss_bytes=nullable(WHOLE),
     models=some(thing(**LOADED)),
     warnings=some(TEXT),
+    canary=nullable(thing(model=TEXT, at=TIME, ok=nullable(FLAG), seconds=NUMBER, reason=nullable(TEXT))),
 )
 MODEL = thing(
     instance=TEXT,
