@@ -73,6 +73,17 @@ class InstanceModelView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryView:
+    """The last question for one token. `ok` is None where the answer said nothing; `reason` says what was wrong."""
+
+    model: str
+    at: str
+    ok: bool | None
+    seconds: float
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceView:
     """One instance.
 
@@ -106,6 +117,7 @@ class InstanceView:
     warnings: tuple[str, ...] = ()
     auto_restarts: int | None = None
     manual_restarts: int | None = None
+    canary: CanaryView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,4 +218,6 @@ def _view(cls: Any, item: dict[str, Any]) -> Any:
             values[name] = tuple(values[name])
     if isinstance(values.get("models"), list):
         values["models"] = tuple(_view(InstanceModelView, model) for model in values["models"])
+    if isinstance(values.get("canary"), dict):
+        values["canary"] = _view(CanaryView, values["canary"])
     return cls(**values)

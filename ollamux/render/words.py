@@ -209,6 +209,17 @@ def short_model(name: str) -> str:
     return name.rsplit("/", 1)[-1] or name
 
 
+def canary(instance: InstanceView, now: float | None) -> str:
+    """Return what came of the last question for a token, and how long ago that was."""
+    last = instance.canary
+    if last is None:
+        return DASH
+    said = "no verdict" if last.ok is None else "ok" if last.ok else "failed"
+    asked = epoch(last.at)
+    ago = "" if asked is None or now is None else f", {coarse(now - asked)} ago"
+    return f"{short_model(last.model)} {said}{ago}"
+
+
 def age(gpu: GpuView, status: Status, now: float | None) -> float | None:
     """Return how old the sample of a card is now."""
     if gpu.age_s is None:

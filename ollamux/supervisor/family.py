@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ollamux.domain.health import Effort
 from ollamux.system import procs
 from ollamux.system.child import Child, reap_orphan
 from ollamux.system.reserve import spare
@@ -135,6 +136,14 @@ def signal_members(mark: Mark, leader: Child, pids: Iterable[int], number: int) 
             pass  # it has changed its user; whoever it is now, it is not ours to end
         finally:
             os.close(handle)
+
+
+def effort(pid: int) -> Effort | None:
+    """Return what a process has done since it was started, None where it is gone."""
+    seen = procs.stat(pid)
+    if seen is None or seen.state in ("Z", "X"):
+        return None
+    return Effort(cpu_ticks=seen.cpu_ticks, read_bytes=procs.read_bytes(pid))
 
 
 def runners(leader_pid: int) -> dict[int, str]:

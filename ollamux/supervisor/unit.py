@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ollamux.ollama.judge import Verdict
     from ollamux.ollama.log import LogReader
     from ollamux.ollama.version import Era
+    from ollamux.supervisor.canary import CanaryWatch
     from ollamux.supervisor.http import Request
     from ollamux.system.child import Child
     from ollamux.system.logfile import Follower
@@ -62,6 +63,8 @@ class Unit:
         self.slept_s = 0.0
         self.blobs: dict[tuple[str, str | None], str | None] = {}
         self.promises: dict[str, tuple[float | None, float]] = {}
+        self.served_at: float | None = None
+        self.canary: CanaryWatch | None = None
         # What outlives an incarnation.
         self.gpus: tuple[Gpu, ...] = ()
         self.degraded: dict[str, str] = {}
@@ -110,6 +113,7 @@ class Unit:
         self.runners = {}
         self.blobs = {}
         self.promises = {}
+        self.served_at = None
         self.gone_runners = frozenset()
         self.degraded = {}
 

@@ -111,6 +111,7 @@ class Observer:
             rss_bytes=_rss(unit),
             models=tuple(_instance_model(model) for model in unit.models),
             warnings=_warnings(unit),
+            canary=None if unit.canary is None else unit.canary.last,
         )
 
 

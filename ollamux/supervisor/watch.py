@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ollamux.config.cache import cache_path
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
+from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
@@ -73,6 +74,7 @@ class Watch:
         state = state_dir(launch.env, simulated=simulated)
         reload = Reload(core, gpus, starter, memory, service, cache=cache_path(state), check=check)
         reload.applied.append(self._after_reload)
+        Canaries(core, self.checks)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(
             core,

@@ -76,6 +76,15 @@ def rss_bytes(pid: int) -> int | None:
     return int(data.split()[1]) * PAGE_BYTES if data else None
 
 
+def read_bytes(pid: int) -> int | None:
+    """Return how much a process has read from storage, None where it is gone, not ours, or not counted."""
+    for line in (_read(f"/proc/{pid}/io") or b"").splitlines():
+        name, _, count = line.partition(b":")
+        if name == b"read_bytes":
+            return int(count)
+    return None
+
+
 def children(pid: int) -> list[int] | None:
     """Return the children of a process, or None where this kernel does not list them."""
     found: list[int] = []

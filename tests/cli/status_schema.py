@@ -99,6 +99,7 @@ INSTANCE = thing(
     warnings=some(TEXT),
     auto_restarts=nullable(WHOLE),
     manual_restarts=nullable(WHOLE),
+    canary=nullable(thing(model=TEXT, at=TIME, ok=nullable(FLAG), seconds=NUMBER, reason=nullable(TEXT))),
 )
 MODEL = thing(
     instance=TEXT,
