@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ollamux.domain import events as ev
 from ollamux.domain.commands import Command
@@ -25,6 +25,17 @@ from ollamux.system.loop import Loop
 START_SLOT = "a start slot"
 SLOT_HOLD_S = 15.0
 """A start that takes longer than this no longer holds back the others."""
+TELL_AFTER_S = 0.002
+"""A new process comes first: what there is to say of it waits this long, so that it does not wait for a processor."""
+
+
+class News(NamedTuple):
+    """A change that nobody has been told of yet; `at` is when it happened, by the wall clock."""
+
+    unit: Unit
+    before: Instance
+    after: Instance
+    at: float
 
 
 class Core:
@@ -46,6 +57,9 @@ class Core:
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}
+        self._untold: dict[str, News] = {}
+        self._holding = False
+        self._planned = False
 
     def report_bug(self, error: BaseException) -> None:
         """Say that one of our own callbacks failed, with everything needed to mend it."""
@@ -59,13 +73,15 @@ class Core:
         if unit.name in self._depth:
             self._apply(unit, event)
             return
+        if unit.name in self._untold:
+            self.tell()
         first = self._depth[unit.name] = unit.state
         try:
             self._apply(unit, event)
         finally:
             del self._depth[unit.name]
             if unit.state is not first:
-                self._tell(unit, first)
+                self._have_news(News(unit, first, unit.state, wall()))
 
     def _apply(self, unit: Unit, event: ev.Event) -> None:
         before = unit.state
@@ -76,9 +92,14 @@ class Core:
             self.execute(unit, command)
 
     def dispatch_all(self, event: ev.Event) -> None:
-        """Apply an event to every instance."""
-        for unit in tuple(self.units.values()):
-            self.dispatch(unit, event)
+        """Apply an event to every instance: all are acted on first, and told of afterwards."""
+        self._holding = True
+        try:
+            for unit in tuple(self.units.values()):
+                self.dispatch(unit, event)
+        finally:
+            self._holding = False
+            self.tell()
 
     def _follow(self, unit: Unit, before: Instance) -> None:
         deadline = unit.state.deadline
@@ -93,16 +114,33 @@ class Core:
                     deadline.at, lambda: self.dispatch(unit, ev.DeadlinePassed(gen=gen))
                 )  # fmt: skip
 
-    def _tell(self, unit: Unit, before: Instance) -> None:
-        after = unit.state
-        moved = after.phase is not before.phase or after.gen != before.gen
-        if moved:
-            unit.since_wall = wall()
+    def _have_news(self, news: News) -> None:
+        unit, before, after, at = news
+        if _moved(before, after):
+            unit.since_wall = at
+        self._untold[unit.name] = news
+        spawned = after.phase is Phase.STARTING and after.pid is not None and after.gen != before.gen
+        if spawned and not self._planned:
+            self._planned = True
+            self.loop.call_later(TELL_AFTER_S, self._tell_now)
+        if not (spawned or self._holding):
+            self.tell()
+
+    def _tell_now(self) -> None:
+        self._planned = False
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell what is still untold, in the order in which it happened. Of one instance there is one news at most."""
+        while self._untold:
+            self._tell(self._untold.pop(next(iter(self._untold))))
+
+    def _tell(self, news: News) -> None:
+        unit, before, after, at = news
         # To wait for something else than before is news too.
-        if moved or (after.phase is Phase.WAITING and after.reason != before.reason):
-            self.journal.add(
-                unit.name, old=before.phase.value, new=after.phase.value, reason=self._reason(unit, before)
-            )
+        if _moved(before, after) or (after.phase is Phase.WAITING and after.reason != before.reason):
+            reason = self._reason(unit, before)
+            self.journal.add(unit.name, old=before.phase.value, new=after.phase.value, reason=reason, at=at)
         if before.phase is Phase.STARTING and after.phase is not Phase.STARTING:
             self.free_slots()
         for listener in tuple(self.changed):
@@ -125,6 +163,7 @@ class Core:
 
     def note(self, unit: Unit | None, reason: str) -> dict[str, Any]:
         """Record a word about an instance that changes no phase."""
+        self.tell()
         if unit is None:
             return self.journal.add(None, old=None, new=None, reason=reason)
         phase = unit.state.phase.value
@@ -148,6 +187,10 @@ class Core:
         for unit in tuple(self.units.values()):
             if unit.state.phase is Phase.WAITING and unit.state.resource == resource:
                 self.dispatch(unit, ev.ResourceFreed(resource=resource))
+
+
+def _moved(before: Instance, after: Instance) -> bool:
+    return after.phase is not before.phase or after.gen != before.gen
 
 
 def url(unit: Unit) -> str:

@@ -15,11 +15,14 @@ from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.unit import Unit
+from ollamux.system import logfile
 from ollamux.system.child import Child
 from ollamux.system.clock import wall
 
 _TAIL_BYTES = 4096
 STUCK_LOOK_S = 10.0
+COLLECT_AFTER_S = 0.002
+"""One look for dead orphans does for all that ends in this time, and comes after what replaces the dead."""
 
 
 class Effects:
@@ -29,6 +32,8 @@ class Effects:
         self._core = core
         self._starter = starter
         self.collected_elsewhere: Callable[[], frozenset[int]] = frozenset
+        self._collecting = False
+        family.own_children()  # opened while there are descriptors to be had
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
         core.changed.append(self._look_after_stuck)
@@ -130,12 +135,10 @@ class Effects:
         from ollamux.ollama.words import last_words  # not needed until something dies
 
         try:
-            with open(unit.log_path, "rb") as log:
-                size = os.fstat(log.fileno()).st_size
-                log.seek(max(size - _TAIL_BYTES, min(unit.log_start, size)))
-                return last_words(log.read(_TAIL_BYTES).decode("utf-8", "replace"))
+            tail = logfile.tail(unit.log_path, _TAIL_BYTES, since=unit.log_start)
         except OSError:
             return None
+        return last_words(tail.decode("utf-8", "replace"))
 
     def _watch_members(self, unit: Unit, pids: list[int]) -> None:
         for pid in pids:
@@ -177,5 +180,11 @@ class Effects:
             self._core.dispatch(unit, ev.GroupEmptied(gen=unit.state.gen))
 
     def child_changed(self) -> None:
-        """A child of ours ended, or one that fell to us: collect what is not collected elsewhere."""
+        """A child of ours ended, or one that fell to us: collect, soon, what is not collected elsewhere."""
+        if not self._collecting:
+            self._collecting = True
+            self._core.loop.call_later(COLLECT_AFTER_S, self._collect)
+
+    def _collect(self) -> None:
+        self._collecting = False
         family.reap_orphans(self._known())

@@ -25,13 +25,15 @@ class Journal:
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self._seq = _last_seq(self.path) or _last_seq(self.path + ".1") or 0
 
-    def add(self, instance: str | None, *, old: str | None, new: str | None, reason: str | None) -> dict[str, Any]:
-        """Record a change of state, or a word about one (`old` and `new` the same)."""
+    def add(
+        self, instance: str | None, *, old: str | None, new: str | None, reason: str | None, at: float | None = None
+    ) -> dict[str, Any]:
+        """Record a change of state, or a word about one (`old` and `new` the same); `at` is when, if not just now."""
         self._seq += 1
         event = {
             "schema": EVENT_SCHEMA,
             "seq": self._seq,
-            "time": rfc3339(wall()),
+            "time": rfc3339(wall() if at is None else at),
             "instance": instance,
             "from": old,
             "to": new,

@@ -37,6 +37,7 @@ class Loop:
 
     def __init__(self, *, on_error: Callable[[BaseException], None]) -> None:
         self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
         self._timers: list[tuple[float, int, Timer]] = []
         self._soon: list[Callback] = []
         self._count = 0
@@ -65,14 +66,16 @@ class Loop:
         mask = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
         if not mask:
             self.unwatch(fd)
-        elif fd in self._selector.get_map():
+        elif fd in self._watched:
             self._selector.modify(fd, mask, (read, write))
         else:
             self._selector.register(fd, mask, (read, write))
+            self._watched.add(fd)
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; to be called before it is closed. Harmless when it is not watched."""
-        with suppress(KeyError, ValueError):
+        if fd in self._watched:
+            self._watched.discard(fd)
             self._selector.unregister(fd)
 
     def on_signal(self, number: int, callback: Callback) -> None:
