@@ -17,7 +17,7 @@ from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.domain.text import format_duration
 from ollamux.supervisor.family import Mark
-from ollamux.supervisor.journal import Journal
+from ollamux.supervisor.journal import Entry, Journal
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic, wall
 from ollamux.system.loop import Loop
@@ -57,9 +57,9 @@ class Core:
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}
+        self._unrecorded: list[News] = []
         self._untold: dict[str, News] = {}
-        self._holding = False
-        self._planned = False
+        self._planned: set[float] = set()
 
     def report_bug(self, error: BaseException) -> None:
         """Say that one of our own callbacks failed, with everything needed to mend it."""
@@ -92,14 +92,9 @@ class Core:
             self.execute(unit, command)
 
     def dispatch_all(self, event: ev.Event) -> None:
-        """Apply an event to every instance: all are acted on first, and told of afterwards."""
-        self._holding = True
-        try:
-            for unit in tuple(self.units.values()):
-                self.dispatch(unit, event)
-        finally:
-            self._holding = False
-            self.tell()
+        """Apply an event to every instance."""
+        for unit in tuple(self.units.values()):
+            self.dispatch(unit, event)
 
     def _follow(self, unit: Unit, before: Instance) -> None:
         deadline = unit.state.deadline
@@ -118,29 +113,34 @@ class Core:
         unit, before, after, at = news
         if _moved(before, after):
             unit.since_wall = at
+        self._unrecorded.append(news)
         self._untold[unit.name] = news
         spawned = after.phase is Phase.STARTING and after.pid is not None and after.gen != before.gen
-        if spawned and not self._planned:
-            self._planned = True
-            self.loop.call_later(TELL_AFTER_S, self._tell_now)
-        if not (spawned or self._holding):
-            self.tell()
+        delay_s = TELL_AFTER_S if spawned else 0.0
+        if delay_s not in self._planned:
+            self._planned.add(delay_s)
+            self.loop.call_later(delay_s, lambda: self._tell_planned(delay_s))
 
-    def _tell_now(self) -> None:
-        self._planned = False
+    def _tell_planned(self, delay_s: float) -> None:
+        self._planned.discard(delay_s)
         self.tell()
 
     def tell(self) -> None:
-        """Tell what is still untold, in the order in which it happened. Of one instance there is one news at most."""
+        """Put on record what is not yet, then tell whoever listens, in the order in which it happened.
+
+        All that happens in one round of the loop is acted on first. Of one instance there is one news at most.
+        """
+        news, self._unrecorded = self._unrecorded, []
+        self.journal.add_all([self._entry(each) for each in news if _is_news(each)])
         while self._untold:
             self._tell(self._untold.pop(next(iter(self._untold))))
 
+    def _entry(self, news: News) -> Entry:
+        old, new = news.before.phase.value, news.after.phase.value
+        return Entry(news.unit.name, old, new, self._reason(news.unit, news.before), news.at)
+
     def _tell(self, news: News) -> None:
-        unit, before, after, at = news
-        # To wait for something else than before is news too.
-        if _moved(before, after) or (after.phase is Phase.WAITING and after.reason != before.reason):
-            reason = self._reason(unit, before)
-            self.journal.add(unit.name, old=before.phase.value, new=after.phase.value, reason=reason, at=at)
+        unit, before, after, _ = news
         if before.phase is Phase.STARTING and after.phase is not Phase.STARTING:
             self.free_slots()
         for listener in tuple(self.changed):
@@ -187,6 +187,12 @@ class Core:
         for unit in tuple(self.units.values()):
             if unit.state.phase is Phase.WAITING and unit.state.resource == resource:
                 self.dispatch(unit, ev.ResourceFreed(resource=resource))
+
+
+def _is_news(news: News) -> bool:
+    # To wait for something else than before is news too.
+    _, before, after, _ = news
+    return _moved(before, after) or (after.phase is Phase.WAITING and after.reason != before.reason)
 
 
 def _moved(before: Instance, after: Instance) -> bool:

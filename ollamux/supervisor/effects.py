@@ -16,7 +16,7 @@ from ollamux.supervisor.core import Core
 from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.unit import Unit
 from ollamux.system import logfile
-from ollamux.system.child import Child
+from ollamux.system.child import Child, handled
 from ollamux.system.clock import wall
 
 _TAIL_BYTES = 4096
@@ -70,9 +70,8 @@ class Effects:
         unit.child = leader
         self.watch(unit)
 
-    def _known(self) -> set[int]:
-        leaders = {unit.child.pid for unit in self._core.units.values() if unit.child is not None}
-        return leaders | self.collected_elsewhere()
+    def _known(self) -> frozenset[int]:
+        return handled() | self.collected_elsewhere()
 
     def _signal_leader(self, unit: Unit, number: int) -> None:
         if unit.child is not None:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from ollamux.system import procs
 
 _PR_SET_CHILD_SUBREAPER = 36
+_HANDLED: set[int] = set()
 _NAMES = {int(known): known.name for known in signal.Signals}
 _DEFAULTED = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
@@ -29,6 +30,7 @@ class Child:
         self.ended = False
         """Whether it was seen to have ended: what was below it has then fallen to another."""
         self.pidfd = os.pidfd_open(pid)
+        _HANDLED.add(pid)
         self._start_ticks: int | None = None
 
     @property
@@ -77,6 +79,12 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+            _HANDLED.discard(self.pid)
+
+
+def handled() -> frozenset[int]:
+    """Return the processes of all open handles: whoever holds a handle collects the process, and nobody else may."""
+    return frozenset(_HANDLED)
 
 
 def _alive(pidfd: int) -> bool:
