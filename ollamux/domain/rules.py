@@ -237,9 +237,9 @@ def device_stop(state: Instance, event: ev.DeviceStopAsked, now: float) -> Step:
 @_leads_to(Phase.SWEEPING, Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
 def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
     """The leader is gone: sweep what it left, and only then decide what follows."""
-    told = replace(state, last_exit=LastExit(code=event.code, signal=event.signal))
-    if told.phase in SERVING and told.why is None:
-        told = replace(told, reason=exit_words(event))
+    last_exit = LastExit(code=event.code, signal=event.signal)
+    crashed = state.phase in SERVING and state.why is None
+    told = replace(state, last_exit=last_exit, reason=exit_words(event) if crashed else state.reason)
     if event.members:
         swept = enter(told, Phase.SWEEPING, now=now, deadline=(DeadlineKind.SWEEP, SWEEP_TIMEOUT_S))
         return Step(swept, (TermGroup(gen=state.gen),))

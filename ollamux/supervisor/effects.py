@@ -15,7 +15,8 @@ from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.unit import Unit
-from ollamux.system.child import Child
+from ollamux.system import logfile
+from ollamux.system.child import Child, handled
 from ollamux.system.clock import wall
 from ollamux.system.reserve import spare
 
@@ -23,6 +24,8 @@ _TAIL_BYTES = 4096
 STUCK_LOOK_S = 10.0
 BLIND_LOOK_S = 0.05
 """How often to look at what there is no descriptor left to watch with."""
+COLLECT_AFTER_S = 0.002
+"""One look for dead orphans does for all that ends in this time, and comes after what replaces the dead."""
 
 
 class Effects:
@@ -35,6 +38,8 @@ class Effects:
         self.leader_gone: Callable[[Unit, list[int]], None] = lambda unit, left: None
         self.ended: Callable[[Unit], None] = lambda unit: None
         """These two are told of instances with cards alone."""
+        self._collecting = False
+        family.own_children()  # opened while there are descriptors to be had
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
         core.changed.append(self._look_after_stuck)
@@ -71,9 +76,8 @@ class Effects:
         unit.child = leader
         self.watch(unit)
 
-    def _known(self) -> set[int]:
-        leaders = {unit.child.pid for unit in self._core.units.values() if unit.child is not None}
-        return leaders | self.collected_elsewhere()
+    def _known(self) -> frozenset[int]:
+        return handled() | self.collected_elsewhere()
 
     def _signal_leader(self, unit: Unit, number: int) -> None:
         if unit.child is not None:
@@ -141,12 +145,10 @@ class Effects:
         from ollamux.ollama.words import last_words  # not needed until something dies
 
         try:
-            with open(unit.log_path, "rb") as log:
-                size = os.fstat(log.fileno()).st_size
-                log.seek(max(size - _TAIL_BYTES, min(unit.log_start, size)))
-                return last_words(log.read(_TAIL_BYTES).decode("utf-8", "replace"))
+            tail = logfile.tail(unit.log_path, _TAIL_BYTES, since=unit.log_start)
         except OSError:
             return None
+        return last_words(tail.decode("utf-8", "replace"))
 
     def _watch_members(self, unit: Unit, pids: list[int]) -> None:
         look_again_s = 0.0
@@ -192,5 +194,11 @@ class Effects:
             self._core.dispatch(unit, ev.GroupEmptied(gen=unit.state.gen))
 
     def child_changed(self) -> None:
-        """A child of ours ended, or one that fell to us: collect what is not collected elsewhere."""
+        """A child of ours ended, or one that fell to us: collect, soon, what is not collected elsewhere."""
+        if not self._collecting:
+            self._collecting = True
+            self._core.loop.call_later(COLLECT_AFTER_S, self._collect)
+
+    def _collect(self) -> None:
+        self._collecting = False
         family.reap_orphans(self._known())

@@ -21,6 +21,7 @@ INSTANCE = "OLLAMUX_INSTANCE"
 GENERATION = "OLLAMUX_GENERATION"
 SUPERVISOR = "OLLAMUX_SUPERVISOR"
 SUPERVISOR_ID = "OLLAMUX_SUPERVISOR_ID"
+_OURS = procs.OwnChildren()
 
 
 class Mark(NamedTuple):
@@ -78,11 +79,16 @@ def _lives(pid: int) -> bool:
     return seen is not None and seen.state not in ("Z", "X")
 
 
+def own_children() -> list[int] | None:
+    """Return all children of this process, or None where this kernel does not list them."""
+    return _OURS.list()
+
+
 @spare()
 def reap_orphans(known: Iterable[int]) -> None:
     """Collect dead processes that fell to us. `known` are our own children, which are collected elsewhere."""
     keep = frozenset(known)
-    for pid in procs.children(os.getpid()) or ():
+    for pid in own_children() or ():
         if pid not in keep:
             seen = procs.stat(pid)
             if seen is not None and seen.state == "Z":
@@ -98,14 +104,15 @@ def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     """
     if not leader.ours:
         return [pid for pid, found in marked(mark.owner).items() if found == mark and pid != leader.pid]
-    ours = procs.children(os.getpid())
+    ours = own_children()
     if ours is None:
         candidates = procs.pids()
     else:
         keep = frozenset(known)
         roots = [pid for pid in ours if pid not in keep]
         candidates = roots + [below for root in roots for below in procs.descendants(root)]
-        candidates += procs.descendants(leader.pid)
+        if not leader.ended:  # the kernel hands on the children of the dead before it tells us of the death
+            candidates += procs.descendants(leader.pid)
     found = []
     for pid in dict.fromkeys(candidates):
         seen = procs.stat(pid) if pid not in (leader.pid, os.getpid()) else None

@@ -80,6 +80,7 @@ class Requests:
 
     def handle(self, client: Client, request: dict[str, Any]) -> None:
         """Answer one request, now or later. Raises OllamuxError where it is refused."""
+        self._core.tell()  # whoever asks sees nothing that is not on record
         word = self._words.get(str(request.get("cmd")))
         if word is None:
             raise RefusedError(f"the supervisor does not know the request {request.get('cmd')!r}")

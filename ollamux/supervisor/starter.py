@@ -41,6 +41,7 @@ class Starter:
         self._home = home
         self._extra = extra
         self._versions: dict[str, tuple[tuple[int, int], Version | None]] = {}
+        self._prepared: dict[str, tuple[object, dict[str, str]]] = {}
         self.launcher: Sequence[str] = ()
         self.vram_obstacle: Callable[[Unit], tuple[str, str, float | None] | None] = lambda unit: None
         core.changed.append(self._let_go)
@@ -98,14 +99,16 @@ class Starter:
     def environment(self, unit: Unit, program: str) -> dict[str, str]:
         """Return the exact environment of the present incarnation."""
         identity, version = self._versions.get(program, (None, None))
-        return child_env(
-            unit.spec,
-            gpus=unit.gpus,
-            outer=self._env,
-            home=self._home,
-            version=version if identity == _identity(program) else None,
-            markers={**self._extra, **unit.mark.variables()},
-        )
+        if version is not None and identity != _identity(program):
+            version = None
+        markers = {**self._extra, **unit.mark.variables()}
+        made_from, prepared = self._prepared.get(unit.name, (None, {}))
+        if made_from != (unit.spec, unit.gpus, version):
+            prepared = child_env(
+                unit.spec, gpus=unit.gpus, outer=self._env, home=self._home, version=version, markers=markers
+            )
+            self._prepared[unit.name] = (unit.spec, unit.gpus, version), prepared
+        return {**prepared, **markers}
 
     def program(self, unit: Unit) -> str:
         """Return the program an instance is started from. Raises OllamuxError."""

@@ -16,18 +16,23 @@ from collections.abc import Mapping, Sequence
 from ollamux.system import procs
 
 _PR_SET_CHILD_SUBREAPER = 36
+_HANDLED: set[int] = set()
+_NAMES = {int(known): known.name for known in signal.Signals}
 _DEFAULTED = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
 class Child:
     """A process that we started (`ours`), or adopted from an earlier supervisor."""
 
-    __slots__ = ("_start_ticks", "ours", "pid", "pidfd")
+    __slots__ = ("_start_ticks", "ended", "ours", "pid", "pidfd")
 
     def __init__(self, pid: int, *, ours: bool) -> None:
         self.pid = pid
         self.ours = ours
+        self.ended = False
+        """Whether it was seen to have ended: what was below it has then fallen to another."""
         self.pidfd = os.pidfd_open(pid)
+        _HANDLED.add(pid)
         self._start_ticks: int | None = None
 
     @property
@@ -55,10 +60,12 @@ class Child:
         Of an adopted process neither is known.
         """
         if not self.ours:
-            return None if _alive(self.pidfd) else (None, None)
+            self.ended = not _alive(self.pidfd)
+            return (None, None) if self.ended else None
         found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
+        self.ended = True
         if found.si_code == os.CLD_EXITED:
             return found.si_status, None
         return None, signal_name(found.si_status)
@@ -74,6 +81,12 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+            _HANDLED.discard(self.pid)
+
+
+def handled() -> frozenset[int]:
+    """Return the processes of all open handles: whoever holds a handle collects the process, and nobody else may."""
+    return frozenset(_HANDLED)
 
 
 def _alive(pidfd: int) -> bool:
@@ -99,10 +112,7 @@ def _fdinfo_pid(pidfd: int) -> int:
 
 def signal_name(number: int) -> str:
     """Return "SIGKILL" for 9, and "signal 64" where it has no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return _NAMES.get(number) or f"signal {number}"
 
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], *, log_fd: int) -> Child:
