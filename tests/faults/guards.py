@@ -167,7 +167,7 @@ def _read(report: Path) -> tuple[int, tuple[str, ...]]:
             failed.append(case.get("name", "?"))
         elif "skipped" not in kinds:
             passed += 1
-    return passed, tuple(failed)
+    return passed, tuple(dict.fromkeys(failed))
 
 
 def judge(copy: Copy, entry: Entry, tests: Sequence[Test]) -> tuple[bool, list[str]]:
