@@ -29,6 +29,9 @@ class Effects:
         self._core = core
         self._starter = starter
         self.collected_elsewhere: Callable[[], frozenset[int]] = frozenset
+        self.leader_gone: Callable[[Unit, list[int]], None] = lambda unit, left: None
+        self.ended: Callable[[Unit], None] = lambda unit: None
+        """These two are told of instances with cards alone."""
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
         core.changed.append(self._look_after_stuck)
@@ -107,6 +110,8 @@ class Effects:
     def _reap(self, unit: Unit) -> None:
         self._forget_members(unit)
         if unit.child is not None:
+            if unit.gpus:
+                self.ended(unit)
             self._core.loop.unwatch(unit.child.pidfd)
             unit.child.reap()
             unit.child = None
@@ -120,6 +125,8 @@ class Effects:
         self._core.loop.unwatch(child.pidfd)
         unit.leader_ended = True
         left = family.members(unit.mark, child, self._known())
+        if unit.gpus:
+            self.leader_gone(unit, left)
         code, by = status
         words = self._words(unit) if unit.state.phase in SERVING else None
         unit.last_exit_wall = wall()
