@@ -78,7 +78,8 @@ class InstanceView:
 
     `wanted` is "up" or "down"; `phase` the name of a phase; `health` "ok", "degraded", "failing" or "unknown";
     `pinning` "proven", "planned", "wrong" or "cpu". `exit` is the last end of a child: `{"code": 1}` or
-    `{"signal": "SIGKILL"}`, with `at`. `next_action` says what happens next and `next_at` when.
+    `{"signal": "SIGKILL"}`, with `at`. `next_action` says what happens next and `next_at` when. `restarts` counts since
+    it was told to run; `auto_restarts` (by itself) and `manual_restarts` (asked for) count for life.
     """
 
     name: str
@@ -103,6 +104,8 @@ class InstanceView:
     rss_bytes: int | None
     models: tuple[InstanceModelView, ...] = ()
     warnings: tuple[str, ...] = ()
+    auto_restarts: int | None = None
+    manual_restarts: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

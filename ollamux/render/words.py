@@ -192,6 +192,13 @@ def utilization(gpu: GpuView) -> str:
     return DASH if gpu.utilization_percent is None else f"{gpu.utilization_percent} %"
 
 
+def restarts_for_life(instance: InstanceView) -> str:
+    """Return how often it was restarted by itself, and how often because somebody asked, since it was first run."""
+    if instance.auto_restarts is None and instance.manual_restarts is None:
+        return DASH
+    return f"{number(instance.auto_restarts)}/{number(instance.manual_restarts)}"
+
+
 def number(value: int | None) -> str:
     """Return a number that has no unit."""
     return DASH if value is None else str(value)

@@ -14,6 +14,7 @@ from ollamux.domain import events as ev
 from ollamux.domain.difference import LIVE_FIELDS
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
+from ollamux.domain.tally import Tally
 from ollamux.supervisor import family
 from ollamux.supervisor.core import SLOT_HOLD_S, Core
 from ollamux.supervisor.effects import Effects
@@ -86,8 +87,8 @@ class Memory:
 
     def forget_intents(self) -> None:
         """End the intent of every earlier `stop`."""
-        units = {name: UnitRecord(gen=unit.gen) for name, unit in self.record.units.items()}
-        units |= {unit.name: UnitRecord(gen=unit.state.gen) for unit in self._core.units.values()}
+        units = {name: unit.for_life() for name, unit in self.record.units.items()}
+        units |= {unit.name: _remembered(unit).for_life() for unit in self._core.units.values()}
         self.record = Record(boot_id=self._boot_id, units=units)
         try:
             save(self._folder, self.record, sync=True)
@@ -104,6 +105,8 @@ def _remembered(unit: Unit) -> UnitRecord:
         start_ticks=None if unit.child is None else unit.child.start_ticks,
         fingerprint=fingerprint_of(unit),
         restarts=max(0, unit.state.spawns - 1),
+        auto_restarts=unit.tally.auto,
+        manual_restarts=unit.tally.manual,
         proof=None if verdict is None or verdict.proof.value == "planned" else (verdict.proof.value, verdict.reason),
         version=unit.server_version,
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
@@ -130,6 +133,7 @@ def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[],
         known = memory.of(unit.name)
         gens = [mark.gen for mark in running.values() if mark.instance == unit.name]
         unit.state = new_state(unit.spec, gen=max([known.gen, *gens]))
+        unit.tally = Tally(auto=known.auto_restarts, manual=known.manual_restarts)
         if core.fleet.supervisor.on_death is OnDeath.KEEP and _adopt(core, effects, unit, known, running):
             adopted.add(unit.mark)
     for pid, mark in running.items():

@@ -7,8 +7,9 @@ from typing import Any
 
 from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, NotFoundError, RefusedError, UsageError
-from ollamux.domain.phases import SERVING, Phase
+from ollamux.domain.phases import NO_PROCESS, SERVING, Phase
 from ollamux.domain.snapshot import VIEWS, as_json
+from ollamux.domain.tally import asked_for
 from ollamux.domain.text import LONGEST_S
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
@@ -17,6 +18,7 @@ from ollamux.supervisor.server import Client
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Judge, Outcome, Waiters, ready_outcome, stopped_outcome
+from ollamux.system.clock import monotonic
 
 Reply = Callable[[dict[str, Any]], None]
 DEFAULT_TIMEOUT_S = 300.0
@@ -150,6 +152,8 @@ class Requests:
         wanted = [unit for unit in units if unit.spec.enabled]
         before = {unit.name: unit.state.gen - (unit.state.phase in SERVING) for unit in wanted}
         for unit in wanted:
+            if unit.wanted and unit.state.phase in NO_PROCESS:
+                self._count(unit)  # a restart before its time
             self._core.dispatch(unit, ev.StartAsked())
         self._remember()
         self._settle(client, request, before, ready_outcome)
@@ -175,15 +179,30 @@ class Requests:
         if request.get("rolling") is True:
             self._roll(client, request, units, [])
             return
-        before = {unit.name: unit.state.gen for unit in units}
-        for unit in units:
-            self._ask_restart(unit)
+        before = {unit.name: self._ask_restart(unit) for unit in units}
         self._remember()
         self._settle(client, request, before, ready_outcome)
 
-    def _ask_restart(self, unit: Unit) -> None:
+    def _ask_restart(self, unit: Unit) -> int:
+        """Ask for a new incarnation, and return the generation that is to be left.
+
+        While one that was asked for is still starting it is what everybody gets: a cron job that asks more often than
+        a start takes would otherwise cut off each start, and the instance would never be ready.
+        """
+        gen = unit.state.gen
+        joins = unit.state.phase is Phase.STARTING and unit.state.pid is not None and gen == unit.tally.asked_gen
+        if joins:
+            self._count(unit, gen)
+            return gen - 1
         unit.asked_incidents |= MENDABLE & set(unit.degraded)
+        self._count(unit)
         self._core.dispatch(unit, ev.RestartAsked())
+        return gen
+
+    def _count(self, unit: Unit, gen: int | None = None) -> None:
+        unit.tally, warning = asked_for(unit.tally, unit.state.gen + 1 if gen is None else gen, monotonic())
+        if warning is not None:
+            self._core.note(unit, warning)
 
     def _roll(self, client: Client, request: dict[str, Any], left: list[Unit], ended: list[Outcome]) -> None:
         if not left or (ended and ended[-1].exit is not Exit.OK):
@@ -191,8 +210,7 @@ class Requests:
             _report(client, [*ended, *untouched])
             return
         unit = left[0]
-        before = {unit.name: unit.state.gen}
-        self._ask_restart(unit)
+        before = {unit.name: self._ask_restart(unit)}
         self._remember()
         client.on_gone = self._waiters.wait(
             before,

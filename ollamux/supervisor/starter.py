@@ -12,6 +12,7 @@ from ollamux.domain.errors import OllamuxError
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import GOING_DOWN
 from ollamux.domain.spec import OnDeath, Pinning
+from ollamux.domain.tally import restarted
 from ollamux.ollama.binary import find_ollama
 from ollamux.ollama.env import child_env, expand
 from ollamux.ollama.version import Version
@@ -82,6 +83,8 @@ class Starter:
             reason = f"{program} could not be started: {error.strerror}"
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=not transient))
             return
+        if unit.state.spawns:
+            unit.tally = restarted(unit.tally, gen)
         unit.spawned_at = monotonic()
         unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
         if self._core.fleet.supervisor.max_parallel_starts:

@@ -9,6 +9,7 @@ from ollamux.domain.health import Health
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec
+from ollamux.domain.tally import Tally
 from ollamux.supervisor.family import Mark
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Unit:
         self.asked_incidents: set[str] = set()
         self.preload_failed: dict[str, str] = {}
         self.preloaded_at = 0.0
+        self.tally = Tally()
 
     @property
     def name(self) -> str:

@@ -98,6 +98,8 @@ class Observer:
             pid=state.pid,
             generation=state.gen,
             restarts=max(0, state.spawns - 1),
+            auto_restarts=unit.tally.auto,
+            manual_restarts=unit.tally.manual,
             adopted=state.adopted,
             exit=_exit(unit),
             host=unit.spec.host,

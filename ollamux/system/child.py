@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
+from _thread import get_native_id  # what threading gives, without its import
 from collections.abc import Mapping, Sequence
 
 from ollamux.system import procs
@@ -107,8 +109,11 @@ def spawn(argv: Sequence[str], env: Mapping[str, str], *, log_fd: int) -> Child:
     """Start a program in a session of its own, its output appended to an open file, its input empty.
 
     All signals are at their defaults in it and none is blocked; it inherits no other descriptor. Raises OSError with
-    the reason why the program could not be started.
+    the reason why the program could not be started. For the main thread only: a parent-death signal (setpriv in front
+    of the program) is that of the thread, and would come when the thread ends.
     """
+    if sys.platform == "linux" and get_native_id() != os.getpid():
+        raise RuntimeError("a child may be started from the main thread only")
     pid = os.posix_spawn(
         argv[0],
         list(argv),

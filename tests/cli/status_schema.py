@@ -97,6 +97,8 @@ INSTANCE = thing(
     rss_bytes=nullable(WHOLE),
     models=some(thing(**LOADED)),
     warnings=some(TEXT),
+    auto_restarts=nullable(WHOLE),
+    manual_restarts=nullable(WHOLE),
 )
 MODEL = thing(
     instance=TEXT,

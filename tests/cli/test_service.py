@@ -72,7 +72,7 @@ def systemctl_that_agrees(place: Place) -> Path:
 # -- the text
 
 
-def test_the_unit_of_each_policy() -> None:
+def test_R80_R81_R83_the_unit_of_each_policy() -> None:
     keep, stop = (settings(unit_text(plan(on_death=policy))) for policy in (OnDeath.KEEP, OnDeath.STOP))
 
     assert (keep["KillMode"], stop["KillMode"]) == ("process", "mixed")

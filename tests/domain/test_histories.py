@@ -483,7 +483,8 @@ HISTORIES: dict[str, tuple[Line, ...] | tuple[Instance, tuple[Line, ...]]] = {
             *SERVING,
             at(
                 9, exited(1, code=None, signal="SIGKILL"), P.WAITING, Reap(gen=1),
-                reason="killed by SIGKILL (out of memory?)", last_exit=LastExit(code=None, signal="SIGKILL"),
+                reason="killed by SIGKILL (out of memory? dmesg tells)",
+                last_exit=LastExit(code=None, signal="SIGKILL"),
             ),
         ),
     ),
@@ -525,7 +526,7 @@ def crash(state: Instance, now: float) -> tuple[Instance, float]:
     return state, state.deadline.at - now if waits else 0.0  # type: ignore[union-attr]
 
 
-def test_a_crash_loop_slows_down_and_ends_after_eight() -> None:
+def test_R14_a_crash_loop_slows_down_and_ends_after_eight() -> None:
     now = 0.0
     state = step(Instance(), START, now).state
     delays = []
@@ -561,7 +562,7 @@ def test_a_crash_loop_without_a_limit_waits_a_minute_at_most_for_ever() -> None:
     assert min(delays[8:]) >= 60.0 * (1 - JITTER)
 
 
-def test_a_crash_once_a_month_is_always_mended_at_once() -> None:
+def test_R15_a_crash_once_a_month_is_always_mended_at_once() -> None:
     now, month = 0.0, 30 * 86400.0
     state = step(Instance(), START, now).state
     for _ in range(24):

@@ -33,7 +33,8 @@ PROMISED = {
     "gpus": "index uuid vendor name pci state memory_total_bytes memory_used_bytes utilization_percent temperature_c "
     "power_w power_limit_w pcie_gen pcie_width instances age_s",
     "instances": "name wanted phase health reason next_action next_at since pid generation restarts adopted exit host "
-    "port url ollama_version gpus pinning rss_bytes models + warnings",
+    "port url ollama_version gpus pinning rss_bytes models + warnings "
+    "auto_restarts manual_restarts",
     "instances.models": "name size_bytes size_vram_bytes context_length expires_at",
     "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers",
     "processes": "gpu pid kind instance name memory_bytes",
@@ -91,7 +92,7 @@ FULL = Status(
         pinning="proven", rss_bytes=1 << 28,
         models=(InstanceModelView(
             name="qwen3:8b", size_bytes=1, size_vram_bytes=1, context_length=8192, expires_at=None),),
-        warnings=("open to the network",),
+        warnings=("open to the network",), auto_restarts=5, manual_restarts=2,
     ),),
     models=(ModelView(
         instance="gpu0", name="qwen3:8b", digest=None, size_bytes=1, size_vram_bytes=1, context_length=8192,

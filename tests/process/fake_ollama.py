@@ -8,7 +8,7 @@ At the start:   STARTS=path (one line per start) · DUMP=path (what was inherite
                 as ollama does: looks, waits, writes) · DAEMONISE · EXIT=code, with WORDS on standard error
 Before HTTP:    BIND_GATE, READY_GATE=path (waits until the file is there) · DEVICE_LINES=text for the log
 The answers:    HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
-                · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes
+                · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes · VERSION=text
 The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all the time) · KILL_SESSION
 Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
 Whatever the knobs say, a server that is started while another one, or a runner of it, is there leaves a file `overlap`.
@@ -201,7 +201,7 @@ def answer_path(connection, path):
     elif knob("STATUS"):
         respond(connection, int(knob("STATUS")), b'{"error":"no"}')
     elif path == "/api/version":
-        respond(connection, 200, b'{"version":"0.32.15"}')
+        respond(connection, 200, json.dumps({"version": knob("VERSION") or "0.32.15"}).encode())
     elif path == "/api/ps" and not knob("NO_PS"):
         respond(connection, 200, (knob("PS") or '{"models":[]}').encode())
     elif path == "/api/generate":
@@ -212,7 +212,8 @@ def answer_path(connection, path):
 
 def listen():
     host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
-    listener = socket.socket()
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, int(port)))

@@ -1,6 +1,7 @@
 """The supervisor, with some of its patience taken away: constants named in OX_HASTE are set before it starts.
 
 It also counts the rounds of its loop, in the file OX_ROUNDS: a loop that spins shows in their number, on any machine.
+And it reads the wall clock, and how long the machine has slept, as the file OX_CLOCK says.
 """
 
 import importlib
@@ -8,7 +9,9 @@ import json
 import mmap
 import os
 import selectors
+import struct
 import sys
+import time
 
 with open(os.environ.pop("OX_ROUNDS"), "r+b") as file:
     rounds = mmap.mmap(file.fileno(), 8)
@@ -23,6 +26,27 @@ class CountingSelector(selectors.EpollSelector):
 
 
 selectors.DefaultSelector = CountingSelector
+
+with open(os.environ.pop("OX_CLOCK"), "r+b") as file:
+    clock = mmap.mmap(file.fileno(), 24)
+real_time, real_gettime = time.time, time.clock_gettime  # noqa: TID251 - what is to be set apart
+
+
+def stepped_time():
+    """Tell the wall clock as a test has set it."""
+    return real_time() + struct.unpack("ddd", clock[:])[0]
+
+
+def stepped_gettime(which):
+    """Tell a clock; the one that goes on in suspend is ahead by what a test says, and by more at every look."""
+    if which != time.CLOCK_BOOTTIME:
+        return real_gettime(which)
+    wall, asleep, each = struct.unpack("ddd", clock[:])
+    clock[:] = struct.pack("ddd", wall, asleep + each, each)
+    return real_gettime(which) + asleep + each
+
+
+time.time, time.clock_gettime = stepped_time, stepped_gettime  # noqa: TID251
 for name, value in json.loads(os.environ.pop("OX_HASTE")).items():
     module, _, constant = name.rpartition(".")
     loaded = importlib.import_module(module)

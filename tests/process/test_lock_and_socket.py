@@ -113,6 +113,21 @@ def test_R37_cron_finds_the_supervisor_with_almost_no_environment(box: Box) -> N
     assert box.ollamux("down", env=bare).returncode == 0
 
 
+def test_R37_a_command_without_the_logins_environment_finds_what_was_started_in_it(box: Box) -> None:
+    login = box.runtime.parent / "login"
+    login.mkdir(mode=0o700)
+    del box.env["OLLAMUX_RUNTIME_DIR"]
+    box.runtime = login / "ollamux"
+    box.config("a")
+    box.up(env=box.env | {"XDG_RUNTIME_DIR": str(login)})
+
+    assert box.socket_path.exists()
+    bare = {"OLLAMUX_STATE_DIR": str(box.state)}
+    assert box.ollamux("status", env=bare).returncode == 0
+    assert box.ollamux("restart", "--all", "-q", env=bare).returncode == 0
+    assert len(box.starts("a")) == 2
+
+
 def test_R34_a_socket_that_nobody_listens_on_is_replaced(box: Box) -> None:
     box.config("a")
     supervisor = box.up()

@@ -14,6 +14,12 @@ from pathlib import Path
 import pytest
 from process_box import Box, Supervisor, all_pids, environment_of, parent_of, wait_for, words_of
 
+from ollamux.domain.spec import FleetSpec
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.journal import Journal
+from ollamux.supervisor.service import ServiceManager
+from ollamux.system.notify_socket import take_manager_env
+
 FROM_MANAGER = {
     "INVOCATION_ID": "0123",
     "JOURNAL_STREAM": "8:1",
@@ -269,3 +275,33 @@ def test_R46_a_reload_is_announced_and_its_end_too(box: Box, manager: Manager) -
     after = manager.listen()[manager.heard.index(began) :]
     assert any("READY" in one for one in after)
     manager.says(STATUS="2 of 2 instances READY")
+
+
+def test_a_reload_is_told_with_its_time_and_ends_with_ready(box: Box, manager: Manager) -> None:
+    box.state.mkdir()
+    core = Core(FleetSpec(), journal=Journal(str(box.state)), owner="nobody", log_dir=str(box.logs))
+    env = take_manager_env({**manager.env, "WATCHDOG_USEC": "60000000"}, pid=os.getpid())
+    told = ServiceManager(core, env)
+    told.ready()
+    before = time.monotonic_ns() // 1000
+
+    told.reloading()
+    told.ready()
+    core.loop.close()
+
+    heard = manager.listen()
+    assert before <= int(heard[-2]["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+    assert (heard[-2]["RELOADING"], heard[-1]["READY"]) == ("1", "1")
+    assert manager.ticks == 1, "a second `ready` begins no second row of ticks"
+
+
+def test_a_program_that_takes_over_can_be_handed_what_the_manager_said(manager: Manager) -> None:
+    given = {**manager.env, "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "42", "HOME": "/home/x"}
+    env = dict(given)
+
+    taken = take_manager_env(env, pid=42)
+
+    assert env == {"HOME": "/home/x"}
+    assert dict(taken.variables) == {name: value for name, value in given.items() if name != "HOME"}
+    assert (taken.address, taken.watchdog_s) == (manager.env["NOTIFY_SOCKET"], 1.0)
+    assert take_manager_env({**given}, pid=43).watchdog_s is None

@@ -93,6 +93,23 @@ def test_R81_a_stop_reaches_the_supervisor_alone_which_stops_all_and_starts_noth
     assert (len(box.starts("a")), len(box.starts("b"))) == (1, 1)
 
 
+def test_R81_a_stop_may_take_as_long_as_the_configuration_says_whatever_the_unit_allows(
+    box: Box, manager: UserManager
+) -> None:
+    box.set("a", "term-gate", box.root / "gate")
+    supervisor = install(box, manager, restart={"stop_timeout": "60s"})
+    override(box, manager, TimeoutStopSec="3s")
+
+    manager.tell("stop", "--no-block", "ollamux")
+    box.wait_phase("a", "STOPPING")
+    box.stranger("/bin/sleep", "4").wait()  # longer than the unit allows
+
+    assert (manager.main_pid, alive(supervisor)) == (supervisor, True)
+    (box.root / "gate").touch()
+    manager.wait_state("inactive")
+    assert manager.told("Result") == "success"
+
+
 def test_a_killed_supervisor_is_started_again_and_finds_its_instances(box: Box, manager: UserManager) -> None:
     supervisor = install(box, manager)
     before = pids(box)

@@ -116,6 +116,8 @@ instances = st.builds(
     rss_bytes=maybe_number,
     models=st.lists(loaded, max_size=3).map(tuple),
     warnings=st.lists(texts, max_size=2).map(tuple),
+    auto_restarts=maybe_number,
+    manual_restarts=maybe_number,
 )
 models = st.builds(
     ModelView,
