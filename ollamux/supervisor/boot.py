@@ -28,7 +28,7 @@ from ollamux.supervisor.recovery import Memory, recover
 from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import Starter, launcher_for
-from ollamux.system import child
+from ollamux.system import child, reserve
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
 from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
@@ -313,3 +313,4 @@ def _settle_process(state: str) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
         except (ValueError, OSError):
             pass  # a few instances do with what there is
+    reserve.keep()
