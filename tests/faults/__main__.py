@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from .catalogue import PAGE, ROOT, all_entries, page, tests_by_id
@@ -18,6 +19,7 @@ def main() -> int:
     if words.guards is None:
         (ROOT / PAGE).write_text(page(), encoding="utf-8")
         return 0
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # so that the copies are removed
     entries = all_entries()
     if unknown := [name for name in words.guards if name not in entries]:
         parser.error(f"no such entry: {', '.join(unknown)}")

@@ -45,6 +45,7 @@ class Copy:
     """A copy of the tree that runs its own `ollamux`."""
 
     def __init__(self) -> None:
+        self.ended = False
         self.home = Path(tempfile.mkdtemp(prefix="oxg-", dir="/tmp"))  # short, for the addresses of sockets
         self.tree = self.home / "tree"
         shutil.copytree(ROOT, self.tree, ignore=_LEFT_OUT, symlinks=True)
@@ -67,6 +68,8 @@ class Copy:
 
     def run(self, tests: Sequence[Test]) -> Outcome:
         """Run tests up to the first that fails."""
+        if self.ended:
+            raise Unusable("interrupted")
         report, basetemp = self.home / "report.xml", self.home / "t"
         report.unlink(missing_ok=True)
         words = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={basetemp}", f"--junit-xml={report}"]
@@ -87,18 +90,18 @@ class Copy:
             except subprocess.TimeoutExpired:
                 hung = True
             finally:
-                self._end(process)
+                self.end()
+                process.wait()
         text = (self.home / "output").read_text(errors="replace")
         passed, failed = _read(report)
+        if self.ended:
+            raise Unusable("interrupted")
         if process.returncode in (0, 1) or hung:
             return Outcome(passed=passed, failed=failed, hung=hung, output=text)
         raise Unusable(f"pytest ended with {process.returncode}:\n{text[-2000:]}")
 
-    def _end(self, process: subprocess.Popen[bytes]) -> None:  # noqa: TID251
-        """End the run, and by pid everything else that has this copy in its command or environment."""
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    def end(self) -> None:
+        """End by pid whatever has this copy in its command or environment: the run, and what it left."""
         mark = str(self.home).encode()
         for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
             try:
@@ -167,7 +170,7 @@ def _read(report: Path) -> tuple[int, tuple[str, ...]]:
             failed.append(case.get("name", "?"))
         elif "skipped" not in kinds:
             passed += 1
-    return passed, tuple(failed)
+    return passed, tuple(dict.fromkeys(failed))
 
 
 def judge(copy: Copy, entry: Entry, tests: Sequence[Test]) -> tuple[bool, list[str]]:
@@ -200,6 +203,7 @@ def judge_all(work: Sequence[tuple[Entry, Sequence[Test]]], *, jobs: int, tell: 
     """Judge entries side by side, tell of each as soon as it is known, and return whether all is well."""
     copies: queue.SimpleQueue[Copy] = queue.SimpleQueue()
     made: list[Copy] = []
+    pool = ThreadPoolExecutor(jobs)
 
     def one(task: tuple[Entry, Sequence[Test]]) -> bool:
         copy = copies.get()
@@ -214,9 +218,13 @@ def judge_all(work: Sequence[tuple[Entry, Sequence[Test]]], *, jobs: int, tell: 
         for _ in range(min(jobs, len(work))):
             made.append(Copy())
             copies.put(made[-1])
-        with ThreadPoolExecutor(jobs) as pool:
-            return all(list(pool.map(one, work)))
+        return all(list(pool.map(one, work)))
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for copy in made:
+            copy.ended = True
+            copy.end()
+        pool.shutdown(wait=True)
         for copy in made:
             copy.close()
 

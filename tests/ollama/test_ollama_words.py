@@ -58,6 +58,6 @@ def test_a_failed_load_is_told_from_the_log() -> None:
 
 
 @given(st.text(max_size=500))
-def test_words_are_short_and_safe(tail) -> None:
+def test_S8_S9_words_are_short_and_safe(tail) -> None:
     words = last_words(tail + "\nError: " + tail)
     assert words is None or (len(words) <= LONGEST_WORDS and not re.search(r"[\x00-\x1f\x7f-\x9f]", words))

@@ -302,6 +302,14 @@ def test_R53_S17_rude_clients_are_dropped_and_cost_nothing(box: Box) -> None:
         connection.close()
 
 
+def test_R53_S17_a_line_without_an_end_is_cut_off_long_before_the_time_is_up(box: Box) -> None:
+    box.config("a")
+    box.up(haste={"ollamux.supervisor.server.SEND_WITHIN_S": 3600.0})
+    with box.connect() as connection, pytest.raises(OSError):
+        for _ in range(64):
+            connection.sendall(b"x" * 65536)
+
+
 def test_R53_more_silent_clients_than_there_is_room_for_keep_nobody_out(box: Box) -> None:
     box.config("a")
     box.up()
