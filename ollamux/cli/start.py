@@ -7,6 +7,7 @@ import os
 import select
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ollamux.cli import quick, screen
@@ -46,13 +47,13 @@ def up(
     return quick.run(path, simulated=simulated)
 
 
-def is_running(simulated: bool) -> bool:
+def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
     """Whether somebody holds the supervisor's lock, answering or not.
 
     Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
     """
     try:
-        fd = os.open(f"{state_dir(os.environ, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:

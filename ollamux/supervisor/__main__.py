@@ -20,6 +20,7 @@ from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
 from ollamux.system.descriptors import open_missing
 from ollamux.system.files import private_dir
+from ollamux.system.notify_socket import take_manager_env
 from ollamux.system.places import state_dir
 
 Loaded = tuple[bytes, FleetSpec]
@@ -61,6 +62,10 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
     simulated = "simulated" in options
     state = state_dir(env, simulated=simulated)
     private_dir(state)
+    env = dict(env)
+    manager = take_manager_env(env, pid=os.getpid())
+    for name, _ in manager.variables:
+        os.environ.pop(name, None)  # the helper and the viewer inherit this one
     config = os.path.abspath(options["config"])
     source, fleet = loaded or _load(Path(config), state)
     if ready is not None:
@@ -70,6 +75,7 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
         source=source,
         config=config,
         env=env,
+        manager=manager,
         host_name=os.uname().nodename,
         box=f"{state}/box" if simulated else None,
         child_home=f"{state}/home" if simulated else None,

@@ -11,7 +11,7 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,19 @@ from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, OllamuxError, RefusedError
 from ollamux.domain.phases import Phase
 from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
-from ollamux.domain.spec import FleetSpec, Pinning
+from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.effects import Effects
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.recovery import Memory, recover
 from ollamux.supervisor.server import Client, Server
+from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import Starter, launcher_for
-from ollamux.system import child
+from ollamux.system import child, reserve
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
+from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
 from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Launch:
     attach: Callable[[], frozenset[int]] | None = None
     plain_output: int | None = None
     unicode: bool = True
+    manager: ManagerEnv = NO_MANAGER
 
 
 def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
@@ -127,6 +130,12 @@ def _identity(state: str) -> str:
     return fresh
 
 
+def longest_stop_s(specs: Iterable[InstanceSpec]) -> float:
+    """Return how long it takes at most until all instances are down, or given up."""
+    longest = max((spec.restart.stop_timeout_s for spec in specs), default=0.0)
+    return max(longest, HURRY_S) + SWEEP_TIMEOUT_S + KILL_TIMEOUT_S + 5.0
+
+
 class _Supervisor:
     """Everything wired together."""
 
@@ -155,6 +164,7 @@ class _Supervisor:
             handle=self._handle,
             bound=lambda path: _keep(f"{state}/{SOCKET_RECORD}", path),
         )
+        self.service = ServiceManager(core, launch.manager)
         self._watch: Watch | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
@@ -178,6 +188,7 @@ class _Supervisor:
             self._start_wanted()
             core.journal.listeners.remove(early.append)
             self._begin_to_watch(early)
+            self.service.ready()
             launch.announce(self.server.path)
             if launch.attach is not None:
                 self._viewers = launch.attach()
@@ -199,8 +210,12 @@ class _Supervisor:
 
     def _begin_to_watch(self, early: list[dict[str, Any]]) -> None:
         # Imported only now: the children start while we still load what watches them.
+        from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
 
+        vram = Vram(self.core, self.gpus)
+        self.effects.leader_gone, self.effects.ended = vram.leader_gone, vram.ended
+        self.starter.vram_obstacle = vram.obstacle
         self.core.changed.append(lambda unit, before: self._look_whether_down())
         self._watch = Watch(
             self.core,
@@ -208,7 +223,9 @@ class _Supervisor:
             self._launch,
             memory=self.memory,
             server=self.server,
-            environment=lambda unit: self.starter.environment(unit, self.starter.program(unit)),
+            starter=self.starter,
+            service=self.service,
+            check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
         )
         self._watch.begin(early)
@@ -254,8 +271,8 @@ class _Supervisor:
             self._watch.observer.state = "stopping"
         self.core.dispatch_all(ev.ShutdownAsked(hurry=hurry))
         if first:
-            longest = max((unit.spec.restart.stop_timeout_s for unit in self.core.units.values()), default=0.0)
-            total = max(longest, HURRY_S) + SWEEP_TIMEOUT_S + KILL_TIMEOUT_S + 5.0
+            total = longest_stop_s(unit.spec for unit in self.core.units.values())
+            self.service.stopping(total + VIEWER_PATIENCE_S)
             self.core.loop.call_later(total, self._give_up)
         self._look_whether_down()
 
@@ -296,3 +313,4 @@ def _settle_process(state: str) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
         except (ValueError, OSError):
             pass  # a few instances do with what there is
+    reserve.keep()

@@ -58,6 +58,13 @@ class Checks:
             unit.slept_s = asleep_s()
             self._plan(unit, "api", FIRST_LOOK_S)
 
+    def change(self, unit: Unit) -> None:
+        """Ask at the pace that holds now, not only after a wait at the old one."""
+        if unit.state.phase in (Phase.READY, Phase.UNHEALTHY):
+            for what in ("api", "scheduler"):
+                if what in unit.check_timers and what not in unit.requests:
+                    self._plan(unit, what, unit.spec.health.interval_s)
+
     def _plan(self, unit: Unit, what: str, delay_s: float) -> None:
         ask = self._ask_api if what == "api" else self.ask_scheduler
         old = unit.check_timers.pop(what, None)

@@ -23,6 +23,8 @@ from ollamux.system.clock import monotonic, wall
 from ollamux.system.loop import Loop
 
 START_SLOT = "a start slot"
+VRAM = "VRAM of GPU"
+"""With the index of the card: the resource of a start that waits for memory to come back."""
 SLOT_HOLD_S = 15.0
 """A start that takes longer than this no longer holds back the others."""
 
@@ -36,9 +38,7 @@ class Core:
         self.journal = journal
         self.owner = owner
         self.log_dir = log_dir
-        self.units = {
-            spec.name: Unit(spec, owner=owner, log_path=f"{log_dir}/{spec.name}.log") for spec in fleet.instances
-        }
+        self.units = {spec.name: self.new_unit(spec) for spec in fleet.instances}
         self.execute: Callable[[Unit, Command], None] = lambda unit, command: None
         self.changed: list[Callable[[Unit, Instance], None]] = []
         self.leftovers: dict[int, Mark] = {}
@@ -46,6 +46,10 @@ class Core:
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}
+
+    def new_unit(self, spec: InstanceSpec) -> Unit:
+        """Return an instance that has not been started."""
+        return Unit(spec, owner=self.owner, log_path=f"{self.log_dir}/{spec.name}.log")
 
     def report_bug(self, error: BaseException) -> None:
         """Say that one of our own callbacks failed, with everything needed to mend it."""
@@ -167,7 +171,9 @@ def next_action(unit: Unit) -> str | None:
     if state.phase is Phase.WAITING:
         if state.deadline is None:
             return None
-        return "look again" if state.resource is not None else f"restart {max(state.spawns, 1)}"
+        if state.resource is not None:
+            return "start anyway" if state.resource.startswith(VRAM) else "look again"
+        return f"restart {max(state.spawns, 1)}"
     return {
         Phase.UNHEALTHY: "restart",
         Phase.STOPPING: "kill",

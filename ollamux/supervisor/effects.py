@@ -17,9 +17,12 @@ from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.unit import Unit
 from ollamux.system.child import Child
 from ollamux.system.clock import wall
+from ollamux.system.reserve import spare
 
 _TAIL_BYTES = 4096
 STUCK_LOOK_S = 10.0
+BLIND_LOOK_S = 0.05
+"""How often to look at what there is no descriptor left to watch with."""
 
 
 class Effects:
@@ -29,6 +32,9 @@ class Effects:
         self._core = core
         self._starter = starter
         self.collected_elsewhere: Callable[[], frozenset[int]] = frozenset
+        self.leader_gone: Callable[[Unit, list[int]], None] = lambda unit, left: None
+        self.ended: Callable[[Unit], None] = lambda unit: None
+        """These two are told of instances with cards alone."""
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
         core.changed.append(self._look_after_stuck)
@@ -107,6 +113,8 @@ class Effects:
     def _reap(self, unit: Unit) -> None:
         self._forget_members(unit)
         if unit.child is not None:
+            if unit.gpus:
+                self.ended(unit)
             self._core.loop.unwatch(unit.child.pidfd)
             unit.child.reap()
             unit.child = None
@@ -114,12 +122,15 @@ class Effects:
 
     def _leader_ended(self, unit: Unit) -> None:
         child = unit.child
-        status = None if child is None else child.exit_status()
+        with spare():
+            status = None if child is None else child.exit_status()
         if child is None or status is None:
             return
         self._core.loop.unwatch(child.pidfd)
         unit.leader_ended = True
         left = family.members(unit.mark, child, self._known())
+        if unit.gpus:
+            self.leader_gone(unit, left)
         code, by = status
         words = self._words(unit) if unit.state.phase in SERVING else None
         unit.last_exit_wall = wall()
@@ -138,17 +149,21 @@ class Effects:
             return None
 
     def _watch_members(self, unit: Unit, pids: list[int]) -> None:
+        look_again_s = 0.0
         for pid in pids:
             if pid in unit.member_handles:
                 continue
             try:
                 handle = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
             except OSError:
+                look_again_s = BLIND_LOOK_S
                 continue
             unit.member_handles[pid] = handle
             self._core.loop.watch(handle, read=lambda: self.look_at_members(unit))
         if not unit.member_handles and unit.state.phase in GOING_DOWN:
-            self._core.loop.call_soon(lambda: self.look_at_members(unit))
+            self._core.loop.call_later(look_again_s, lambda: self.look_at_members(unit))
 
     def _forget_members(self, unit: Unit) -> None:
         for handle in unit.member_handles.values():

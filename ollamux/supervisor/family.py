@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ollamux.system import procs
 from ollamux.system.child import Child, reap_orphan
+from ollamux.system.reserve import spare
 
 INSTANCE = "OLLAMUX_INSTANCE"
 GENERATION = "OLLAMUX_GENERATION"
@@ -46,6 +47,7 @@ def mark_of(pid: int) -> Mark | None:
     return Mark(owner=owner, instance=env[INSTANCE], gen=int(env[GENERATION]))
 
 
+@spare()
 def marked(owner: str) -> dict[int, Mark]:
     """Return every living process that carries a mark of this owner: a look at all of /proc, for rare occasions."""
     found: dict[int, Mark] = {}
@@ -75,6 +77,7 @@ def _lives(pid: int) -> bool:
     return seen is not None and seen.state not in ("Z", "X")
 
 
+@spare()
 def reap_orphans(known: Iterable[int]) -> None:
     """Collect dead processes that fell to us. `known` are our own children, which are collected elsewhere."""
     keep = frozenset(known)
@@ -85,6 +88,7 @@ def reap_orphans(known: Iterable[int]) -> None:
                 reap_orphan(pid)
 
 
+@spare()
 def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     """Return the living processes of an incarnation besides its leader.
 
@@ -111,6 +115,7 @@ def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     return found
 
 
+@spare()
 def signal_members(mark: Mark, leader: Child, pids: Iterable[int], number: int) -> None:
     """Signal each process through a handle of its own, after proving through the handle's process that it is ours."""
     for pid in pids:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from ollamux.domain import events as ev
+from ollamux.domain.difference import LIVE_FIELDS
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
 from ollamux.domain.tally import Tally
@@ -28,7 +29,6 @@ from ollamux.system.clock import monotonic
 END_AFTER_S = 15.0
 WRITE_AFTER_S = 0.02
 """A start comes first, and what changes together is written once. What is lost in this time is found by its mark."""
-_LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "allow_lan")
 
 
 def fingerprint(spec: InstanceSpec) -> str:
@@ -39,7 +39,7 @@ def fingerprint(spec: InstanceSpec) -> str:
     import hashlib  # loads OpenSSL, which must not hold up the first start
 
     plain = asdict(spec)
-    for key in _LIVE_KEYS:
+    for key in LIVE_FIELDS:
         del plain[key]
     return hashlib.sha256(repr(sorted(plain.items())).encode()).hexdigest()
 
@@ -80,6 +80,11 @@ class Memory:
                 self._core.note(None, f"the state file cannot be written: {error.strerror}; instances are not affected")
             self._complained = True
 
+    def forget(self, name: str, gen: int) -> None:
+        """Forget everything of an instance that is gone from the configuration, but that its generations are used."""
+        self.record.units[name] = UnitRecord(gen=gen)
+        self.plan()
+
     def forget_intents(self) -> None:
         """End the intent of every earlier `stop`."""
         units = {name: unit.for_life() for name, unit in self.record.units.items()}
@@ -98,7 +103,7 @@ def _remembered(unit: Unit) -> UnitRecord:
         stopped=unit.state.want is Want.DOWN and unit.spec.enabled and not unit.state.shutting_down,
         pid=None if unit.child is None else unit.child.pid,
         start_ticks=None if unit.child is None else unit.child.start_ticks,
-        fingerprint=_fingerprint_of(unit),
+        fingerprint=fingerprint_of(unit),
         restarts=max(0, unit.state.spawns - 1),
         auto_restarts=unit.tally.auto,
         manual_restarts=unit.tally.manual,
@@ -110,7 +115,8 @@ def _remembered(unit: Unit) -> UnitRecord:
     )
 
 
-def _fingerprint_of(unit: Unit) -> str:
+def fingerprint_of(unit: Unit) -> str:
+    """Return the fingerprint of what the present, or last, incarnation was started with."""
     if unit.fingerprint is None:
         unit.fingerprint = fingerprint(unit.spec)
     return unit.fingerprint

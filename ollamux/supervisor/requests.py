@@ -13,6 +13,7 @@ from ollamux.domain.tally import asked_for
 from ollamux.domain.text import LONGEST_S
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.reload import Reload
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import Observer
@@ -35,6 +36,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "wait": frozenset({"timeout"}),
     "down": frozenset({"hurry"}),
     "env": frozenset({"name"}),
+    "reload": frozenset({"digest", "dry_run", "wait", "timeout"}),
     "sim": frozenset({"fault", "target", "clear"}),
 }
 """What each request may say."""
@@ -52,6 +54,7 @@ class Requests:
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         remember: Callable[[], None],
         environment: Callable[[Unit], Mapping[str, str]],
+        reload: Reload,
         simulate: Callable[[str | None, str | None, bool], str] | None,
     ) -> None:
         self._core = core
@@ -60,6 +63,7 @@ class Requests:
         self._shutdown = shutdown
         self._remember = remember
         self._environment = environment
+        self._reloading = reload
         self._simulate = simulate
         self._words: dict[str, Callable[[Client, dict[str, Any]], None]] = {
             "draw": self._draw,
@@ -70,6 +74,7 @@ class Requests:
             "wait": self._wait,
             "down": self._down,
             "env": self._env,
+            "reload": self._reload,
             "sim": self._sim,
         }
 
@@ -125,9 +130,20 @@ class Requests:
             raise UsageError("no instance is named")
         return select(self._core.units, names)
 
+    def _staying(self, request: dict[str, Any]) -> list[Unit]:
+        """Return the instances that are meant, and may still be started."""
+        units = self._units(request)
+        leaving = [unit.name for unit in units if unit.leaving]
+        if leaving and request.get("all") is not True:
+            raise RefusedError(
+                f"{', '.join(leaving)}: gone from the configuration, and on the way out",
+                hint="write it there again, then: ollamux reload",
+            )
+        return [unit for unit in units if not unit.leaving]
+
     def _start(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()
-        units = self._units(request)
+        units = self._staying(request)
         disabled = [unit.name for unit in units if not unit.spec.enabled]
         if disabled and not request.get("all"):
             raise RefusedError(
@@ -154,7 +170,7 @@ class Requests:
         if request.get("if_unhealthy") is True and not request.get("names"):
             units = list(self._core.units.values())
         else:
-            units = self._units(request)
+            units = self._staying(request)
         units = [unit for unit in units if unit.spec.enabled]
         if request.get("if_running") is True:
             units = [unit for unit in units if unit.wanted]
@@ -230,6 +246,26 @@ class Requests:
             raise UsageError("no instance is named")
         unit = select(self._core.units, [name])[0]
         client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": dict(self._environment(unit))})
+
+    def _reload(self, client: Client, request: dict[str, Any]) -> None:
+        self._refuse_in_shutdown()
+        digest = request.get("digest")
+        if not isinstance(digest, str):
+            raise UsageError("no configuration is named")
+        plan = self._reloading.plan(digest)
+        if request.get("dry_run") is True:
+            unchanged = len(plan.fleet.instances) - sum(
+                plan.fleet.instance(change.name) is not None for change in plan.difference.changes
+            )
+            answer = {"v": PROTOCOL, "ok": True, "exit": 0, "plan": self._reloading.words(plan), "unchanged": unchanged}
+            client.answer(answer)
+            return
+        started, stopped = self._reloading.apply(plan)
+
+        def judge(unit: Unit, gen: int) -> Outcome | None:
+            return stopped_outcome(unit, gen) if unit.name in stopped else ready_outcome(unit, gen)
+
+        self._settle(client, request, {**stopped, **started}, judge)
 
     def _sim(self, client: Client, request: dict[str, Any]) -> None:
         if self._simulate is None:

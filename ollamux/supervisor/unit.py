@@ -32,12 +32,15 @@ class Unit:
         self.spec = spec
         self.owner = owner
         self.log_path = log_path
+        self.leaving = False
+        """Whether it is gone from the configuration, and with its process from here."""
         self.state = new_state(spec)
         self.child: Child | None = None
         self.timer: Timer | None = None
         self.armed: object = None
         self.since_wall = 0.0
         self.spawned_at = 0.0
+        self.port = spec.port  # of the present incarnation, while the specification may have changed
         self.last_exit_wall: float | None = None
         self.leader_ended = False
         self.member_handles: dict[int, int] = {}

@@ -24,13 +24,18 @@ from ollamux.supervisor import core as core_module
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.gpus import Gpus
-from ollamux.supervisor.starter import LEFTOVERS
+from ollamux.supervisor.starter import LEFTOVERS, NEIGHBOUR
 from ollamux.supervisor.unit import Unit
 from ollamux.system import procs
 from ollamux.system.clock import monotonic, rfc3339, wall
 
-PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, Gpus.RESOURCE})
+PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, NEIGHBOUR, Gpus.RESOURCE})
 """Waiting for one of these is part of an ordinary start."""
+
+
+def is_passing(resource: str | None) -> bool:
+    """Whether waiting for a resource is part of an ordinary start, or ends in one of itself."""
+    return resource is not None and (resource in PASSING or resource.startswith(core_module.VRAM))
 
 
 class Observer:
@@ -148,7 +153,7 @@ def health_of(unit: Unit) -> str:
     if phase is Phase.READY:
         return "degraded" if unit.degraded else "ok"
     if phase is Phase.WAITING:
-        return "unknown" if unit.state.resource in PASSING else "failing"
+        return "unknown" if is_passing(unit.state.resource) else "failing"
     return "failing" if phase in (Phase.UNHEALTHY, Phase.FAILED, Phase.STUCK) else "unknown"
 
 

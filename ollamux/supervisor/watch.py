@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ollamux.config.cache import cache_path
 from ollamux.domain.phases import Phase
+from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
@@ -15,18 +17,25 @@ from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.notify import Notifier
 from ollamux.supervisor.preload import Preload
 from ollamux.supervisor.recovery import Memory
+from ollamux.supervisor.reload import Plan, Reload
 from ollamux.supervisor.requests import Requests
 from ollamux.supervisor.server import Server
-from ollamux.supervisor.unit import Unit
+from ollamux.supervisor.service import ServiceManager
+from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
-from ollamux.system.places import home
+from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.console import Console
 
 LEISURE_S = 0.5
+
+
+def _name_width(fleet: FleetSpec) -> int:
+    return max((len(spec.name) for spec in fleet.instances), default=0)
 
 
 class Watch:
@@ -40,7 +49,9 @@ class Watch:
         *,
         memory: Memory,
         server: Server,
-        environment: Callable[[Unit], Mapping[str, str]],
+        starter: Starter,
+        service: ServiceManager,
+        check: Callable[[FleetSpec], object],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
     ) -> None:
         self._core = core
@@ -53,7 +64,15 @@ class Watch:
         self.observer = Observer(
             core, gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
         )
-        Preload(core, self.checks)
+        self.preload = Preload(core, self.checks)
+        self.console: Console | None = None
+        self.upkeep: Upkeep | None = None
+        self._memory = memory
+        self._warned: tuple[str, ...] = ()
+        self._source = launch.source
+        state = state_dir(launch.env, simulated=simulated)
+        reload = Reload(core, gpus, starter, memory, service, cache=cache_path(state), check=check)
+        reload.applied.append(self._after_reload)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(
             core,
@@ -61,7 +80,8 @@ class Watch:
             Waiters(core),
             shutdown=shutdown,
             remember=lambda: memory.write(sync=True),
-            environment=environment,
+            environment=lambda unit: starter.environment(unit, starter.program(unit)),
+            reload=reload,
             simulate=self._simulate if simulated else None,
         )
         gpus.listeners.append(self._on_gpus)
@@ -72,13 +92,12 @@ class Watch:
         if launch.plain_output is not None:
             from ollamux.supervisor.console import Console
 
-            width = max((len(spec.name) for spec in launch.fleet.instances), default=0)
-            console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode, name_width=width)
+            self.console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode)
+            self.console.name_width = _name_width(launch.fleet)
             for event in early:
-                console.event(event)
-            self._core.journal.listeners.append(console.event)
-        for warning in forewarnings(launch.fleet, launch.env, simulated=launch.box is not None):
-            self._core.note(None, f"warning: {warning}")
+                self.console.event(event)
+            self._core.journal.listeners.append(self.console.event)
+        self._warn(launch.fleet)
         for unit in self._core.units.values():
             self.checks.begin(unit)
         self._core.loop.call_later(LEISURE_S, self._at_leisure)
@@ -92,8 +111,38 @@ class Watch:
         import ollamux.ollama.words
         import ollamux.render.table  # noqa: F401
 
-        launch = self._launch
-        self.upkeep = Upkeep(self._core, self._server, self.observer, config=launch.config, source=launch.source)
+        self.upkeep = Upkeep(
+            self._core, self._server, self.observer, config=self._launch.config, source=self._source
+        )  # fmt: skip
+
+    def _warn(self, fleet: FleetSpec) -> None:
+        """Say what was not said before."""
+        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
+        for warning in told:
+            if warning not in self._warned:
+                self._core.note(None, f"warning: {warning}")
+        self._warned = told
+
+    def _after_reload(self, plan: Plan, old: Mapping[str, InstanceSpec]) -> None:
+        """Let everybody who keeps something of the configuration follow it."""
+        self._source = plan.source
+        self.observer.config_changed = False
+        if self.upkeep is not None:
+            self.upkeep.replace_source(plan.source)
+        self.notifier.argv = list(plan.fleet.supervisor.notify)
+        if self.console is not None:
+            self.console.name_width = _name_width(plan.fleet)
+        for unit in self._core.units.values():
+            before = old.get(unit.name)
+            if before is None:
+                continue
+            if before.health != unit.spec.health:
+                self.checks.change(unit)
+            if before.preload != unit.spec.preload:
+                self.preload.change(unit, before.preload)
+        self._gpus.begin_again()
+        self._memory.write(sync=True)
+        self._warn(plan.fleet)
 
     def _on_gpus(self) -> None:
         for unit in self._core.units.values():

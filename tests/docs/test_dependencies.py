@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
     "h11": "h11",
     "nvidia-ml-py": "pynvml",
+    "psutil": "psutil",
     "pydantic": "pydantic",
     "rich": "rich",
     "tomli-w": "tomli_w",
