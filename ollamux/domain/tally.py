@@ -25,10 +25,15 @@ class Tally:
     warned: float | None = None
 
 
+def by_hand(tally: Tally, gen: int) -> Tally:
+    """Know that generation `gen` comes by hand, as after a reload, where nobody asks for the restart as such."""
+    return replace(tally, asked_gen=gen)
+
+
 def asked_for(tally: Tally, gen: int, now: float) -> tuple[Tally, str | None]:
     """Count a request by hand that generation `gen` will answer; return with it a warning where there were too many."""
     asked = (*(moment for moment in tally.asked if now - moment < WITHIN_S), now)[-MANY:]
-    told = replace(tally, asked_gen=gen, asked=asked)
+    told = replace(by_hand(tally, gen), asked=asked)
     quiet = tally.warned is not None and now - tally.warned < WITHIN_S
     if len(asked) < MANY or quiet:
         return told, None

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollamux.domain.tally import Tally
 from ollamux.system.files import read_bounded, write_atomic
 
 FILE_NAME = "state.json"
@@ -42,6 +43,10 @@ class UnitRecord:
     def for_life(self) -> UnitRecord:
         """Return it without what concerns the present run."""
         return UnitRecord(gen=self.gen, auto_restarts=self.auto_restarts, manual_restarts=self.manual_restarts)
+
+    def tally(self) -> Tally:
+        """Return the count of restarts to go on from."""
+        return Tally(auto=self.auto_restarts, manual=self.manual_restarts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ from ollamux.domain import events as ev
 from ollamux.domain.difference import LIVE_FIELDS
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
-from ollamux.domain.tally import Tally
 from ollamux.supervisor import family
 from ollamux.supervisor.core import SLOT_HOLD_S, Core
 from ollamux.supervisor.effects import Effects
@@ -80,9 +79,9 @@ class Memory:
                 self._core.note(None, f"the state file cannot be written: {error.strerror}; instances are not affected")
             self._complained = True
 
-    def forget(self, name: str, gen: int) -> None:
-        """Forget everything of an instance that is gone from the configuration, but that its generations are used."""
-        self.record.units[name] = UnitRecord(gen=gen)
+    def forget(self, unit: Unit) -> None:
+        """Forget everything of an instance that is gone from the configuration, but what is kept for life."""
+        self.record.units[unit.name] = _remembered(unit).for_life()
         self.plan()
 
     def forget_intents(self) -> None:
@@ -133,7 +132,7 @@ def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[],
         known = memory.of(unit.name)
         gens = [mark.gen for mark in running.values() if mark.instance == unit.name]
         unit.state = new_state(unit.spec, gen=max([known.gen, *gens]))
-        unit.tally = Tally(auto=known.auto_restarts, manual=known.manual_restarts)
+        unit.tally = known.tally()
         if core.fleet.supervisor.on_death is OnDeath.KEEP and _adopt(core, effects, unit, known, running):
             adopted.add(unit.mark)
     for pid, mark in running.items():

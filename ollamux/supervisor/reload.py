@@ -19,6 +19,7 @@ from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.secrets import mask
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
+from ollamux.domain.tally import by_hand
 from ollamux.gpu.resolve import resolve
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
@@ -142,6 +143,7 @@ class Reload:
             where = "removed from" if unit.leaving else "disabled in"
             core.dispatch(unit, ev.StopAsked(reason=f"{where} the configuration"))
         for unit in sorted(again, key=lambda unit: unit.child is None):  # those first that have something to let go
+            unit.tally = by_hand(unit.tally, unit.state.gen + 1)
             core.dispatch(unit, ev.RestartAsked(reason=self._reason(plan, unit)))
         for unit in new:
             core.dispatch(unit, ev.StartAsked())
@@ -160,7 +162,8 @@ class Reload:
             unit = core.units.get(spec.name)
             if unit is None:
                 unit = core.new_unit(spec)
-                unit.state = new_state(spec, gen=self._memory.of(spec.name).gen)
+                known = self._memory.of(spec.name)
+                unit.state, unit.tally = new_state(spec, gen=known.gen), known.tally()
             else:
                 fingerprint_of(unit)  # of what the present process was started with
                 unit.leaving = False
@@ -199,7 +202,7 @@ class Reload:
         if unit.leaving and unit.state.phase is Phase.STOPPED and self._core.units.get(unit.name) is unit:
             self._core.note(unit, "removed: it is gone from the configuration")
             del self._core.units[unit.name]
-            self._memory.forget(unit.name, unit.state.gen)
+            self._memory.forget(unit)
 
 
 _WHY = {

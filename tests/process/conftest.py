@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,13 @@ from pathlib import Path
 
 import pytest
 from process_box import Box, end_leftovers, left_behind
+
+
+@pytest.fixture(autouse=True, scope="session")
+def under_nohup() -> None:
+    """Let what the tests start hear SIGHUP, though it be ignored here: a handler of ours is not inherited."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture

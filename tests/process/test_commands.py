@@ -41,7 +41,8 @@ def test_R10_a_stop_while_it_waits_for_its_restart_wins(box: Box) -> None:
     assert box.ask("stop", names=["a"])["exit"] == 0
 
     assert box.instance("a")["phase"] == "STOPPED"
-    assert box.ask("start", names=["a"])["exit"] == 0
+    started = box.ask("start", names=["a"])
+    assert started["exit"] == 0, started
     assert len(box.starts("a")) == 2
 
 
@@ -226,6 +227,18 @@ def test_R43_a_signal_at_any_moment_of_the_start_leaves_nothing(box: Box) -> Non
         assert supervisor.wait() in (0, -signal.SIGTERM)
         wait_for(lambda: not box.family("a") and not box.family("b"), "nothing is left")
         assert not box.socket_path.exists()
+
+
+def test_R43_a_signal_as_soon_as_a_server_is_started_leaves_nothing(box: Box) -> None:
+    box.config(instances={"a": {"env": {"FAKE_READY_GATE": str(box.root / "never")}}})
+    supervisor = box.start()
+    wait_for(lambda: box.starts("a"), "a server is started, by a supervisor that may not listen yet")
+
+    supervisor.signal(signal.SIGTERM)
+
+    assert supervisor.wait() == 0
+    assert box.family("a") == []
+    assert not box.socket_path.exists()
 
 
 def test_S_down_leaves_no_process_no_socket_and_no_port(box: Box) -> None:

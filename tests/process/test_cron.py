@@ -88,6 +88,25 @@ def test_R84_the_counts_of_restarts_outlive_everything(box: Box) -> None:
     assert counted(box) == (1, 2)
 
 
+def test_R84_a_reload_restarts_by_hand_and_what_leaves_the_file_keeps_its_counts(box: Box) -> None:
+    box.config("a", "b")
+    box.up()
+    box.config("b", instances={"a": {"num_parallel": 3}})
+    assert box.ollamux("reload").returncode == 0
+    assert counted(box) == (0, 1), "whoever changed the file wanted it"
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    box.wait_started("a", 3)
+    box.config("b")
+    assert box.ollamux("reload").returncode == 0
+    wait_for(lambda: [entry["name"] for entry in box.status()["instances"]] == ["b"])
+
+    box.config("a", "b")
+    assert box.ollamux("reload").returncode == 0
+
+    assert box.wait_started("a", 4)["phase"] == "READY"
+    assert counted(box) == (1, 1), "to come back is no restart"
+
+
 def remembered(box: Box) -> tuple[int, int]:
     entry = json.loads((box.state / "state.json").read_text())["units"]["a"]
     return entry["auto_restarts"], entry["manual_restarts"]
