@@ -12,7 +12,7 @@ from pathlib import Path
 from ollamux.cli.service_unit import UnitPlan
 from ollamux.config.find import find_config
 from ollamux.config.load import parse
-from ollamux.config.source import first_open_port, read_source
+from ollamux.config.source import first_open_port, foreign_writer, read_source
 from ollamux.domain.errors import DeniedError, NotFoundError, RefusedError
 from ollamux.domain.text import safe_text
 from ollamux.supervisor.boot import check_programs, longest_stop_s
@@ -37,6 +37,8 @@ def make_plan(config: str | None, *, run_as: str | None, systemd: int | None, ch
             _require_usable(user, command[0], environment)
     fleet = parse(source, found.shown, open_port=open_port)
     if check:
+        if user is not None and user.pw_uid == 0:
+            _refuse_foreign_program(command[0])
         check_programs(fleet, {**os.environ, **dict(environment)})
     config_path = os.path.abspath(path)
     for text in (*command, config_path, *(value for _, value in environment)):
@@ -127,6 +129,17 @@ def _require_usable(user: pwd.struct_passwd, program: str, environment: tuple[tu
             f"user {name} cannot write {safe_text(str(where))}, where its state would be kept",
             hint="set OLLAMUX_STATE_DIR, for this command and for those that ask the service",
         )
+
+
+def _refuse_foreign_program(program: str) -> None:
+    """Whoever may change the program, or swap it, would decide what root runs."""
+    for path in (program, os.path.dirname(program)):
+        who = foreign_writer(os.stat(path))
+        if who is not None:
+            raise DeniedError(
+                f"{safe_text(path)} can be written by {who}; no service of root is made of it",
+                hint="name that user with --run-as, or install ollamux as root",
+            )
 
 
 @contextmanager

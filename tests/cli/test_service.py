@@ -325,6 +325,22 @@ def test_files_are_looked_at_with_the_rights_of_the_user_of_the_service(alone: P
 
 
 @root_only
+def test_root_runs_no_program_that_somebody_else_may_change(alone: Place) -> None:
+    asked = systemctl_that_agrees(alone)
+    theirs = alone.root / "theirs"
+    theirs.mkdir()
+    os.chmod(alone.root, 0o755)
+    program = theirs / "ollamux"
+    program.symlink_to(alone.command)
+    os.chown(theirs, pwd.getpwnam(NOBODY).pw_uid, 0)
+
+    done = alone.run("service", "install", "--system", "--run-as", "root", program=str(program))
+
+    assert done.code == DENIED and is_plain_error(done.err) and str(theirs) in done.err, done
+    assert "enable" not in asked.read_text()
+
+
+@root_only
 def test_a_system_service_is_not_installed_for_a_user_who_could_not_run_it(alone: Place) -> None:
     systemctl_that_agrees(alone)
     os.chmod(alone.root, 0o755)

@@ -74,6 +74,9 @@ class UserManager:
         assert parent is not None
         self.group = parent / f"ollamux-test-{os.getpid()}-{self.runtime.parent.name}"
         self.group.mkdir()
+        if not (self.group / "cgroup.kill").exists():  # Linux 5.14
+            self.group.rmdir()
+            pytest.skip("needs a kernel that ends a cgroup as a whole")
         own = {
             "HOME": str(box.home),
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
