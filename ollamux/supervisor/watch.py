@@ -47,6 +47,7 @@ class Watch:
         self._gpus = gpus
         self._launch = launch
         self._server = server
+        self._memory = memory
         simulated = launch.box is not None
         self.devices = Devices(core, gpus)
         self.checks = Checks(core, self.devices, home=launch.child_home or home(launch.env))
@@ -93,7 +94,9 @@ class Watch:
         import ollamux.render.table  # noqa: F401
 
         launch = self._launch
-        self.upkeep = Upkeep(self._core, self._server, self.observer, config=launch.config, source=launch.source)
+        self.upkeep = Upkeep(
+            self._core, self._server, self.observer, self._memory, config=launch.config, source=launch.source
+        )
 
     def _on_gpus(self) -> None:
         for unit in self._core.units.values():
