@@ -222,6 +222,7 @@ def test_R50_a_stop_on_a_full_disk_is_written_down_once_there_is_room(box: Box) 
         supervisor = box.up()
         fill(box.state)
         assert box.ask("stop", names=["a"])["exit"] == 0
+        box.rounds_at_rest()  # what is written a moment after a change has been tried by now
 
         (box.state / "filler").unlink()
 
@@ -240,6 +241,7 @@ def test_R21_a_state_file_that_somebody_removed_is_written_again(box: Box) -> No
     supervisor = box.up()
     pid = box.instance("a")["pid"]
     assert box.ask("stop", names=["b"])["exit"] == 0
+    box.rounds_at_rest()  # what is written a moment after a change is there by now
 
     (box.state / "state.json").unlink()
 
