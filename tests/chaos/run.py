@@ -30,7 +30,7 @@ class Run:
         began = time.monotonic()
         world.begin()
         quiet = Quiet(world)
-        if quiet.settle() is None:
+        if quiet.settle() is None or world.violations:
             return
         for planned in rounds(self.seed, self.kinds):
             passed = time.monotonic() - began
