@@ -38,7 +38,7 @@ class Quiet:
             world.up("--ensure", "-q", "--timeout", "20s")
         if world.reload_owed:
             world.reload_owed = world.asking.run("reload", "--timeout", "20s") != 0
-        wrong = self._wait_until_right(healed)
+        wrong = self._wait_until_right(time.monotonic())
         took = time.monotonic() - healed
         for violation in wrong:
             world.report(violation)
@@ -50,9 +50,9 @@ class Quiet:
         world.asking.troubled = False
         return None if wrong else took
 
-    def _wait_until_right(self, healed: float) -> list[Violation]:
+    def _wait_until_right(self, began: float) -> list[Violation]:
         while wrong := self._wrong():
-            if time.monotonic() - healed > self._bound_s:
+            if time.monotonic() - began > self._bound_s:
                 return wrong
             time.sleep(0.05)
         return []
