@@ -106,7 +106,7 @@ class Quiet:
         unclear = {name: UP if name in running else DOWN for name in world.instances if name not in known}
         for want, word in ((UP, "start"), (DOWN, "stop")):
             names = sorted(name for name, is_wanted in unclear.items() if is_wanted == want)
-            if names and (code := world.asking.run(word, *names, "--timeout", "20s")) != 0:
+            if names and (code := world.asking.run(word, *names, "--timeout", "80s")) != 0:
                 world.report(Violation("I5", f"{word} {' '.join(names)} in a quiet fleet ended with {code}"))
         world.intents.settle(known | unclear)
 

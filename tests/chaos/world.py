@@ -217,7 +217,7 @@ class World:
     def up(self, *words: str) -> int:
         """Start a supervisor; with the configuration by name unless words say otherwise."""
         return self.asking.run(
-            "up", *(words or ("-d", "-q", "--timeout", "20s", "--config", str(self.ground.config_path)))
+            "up", *(words or ("-d", "-q", "--timeout", "80s", "--config", str(self.ground.config_path)))
         )
 
     def reconfigure(self, instances: dict[str, dict[str, Any]]) -> None:
