@@ -64,6 +64,15 @@ def save(folder: str, record: Record, *, sync: bool) -> None:
     write_atomic(f"{folder}/{FILE_NAME}", json.dumps(plain).encode(), sync=sync)
 
 
+def stamp(folder: str) -> tuple[int, int, int] | None:
+    """Return what changes with the file, None where there is none."""
+    try:
+        found = os.stat(f"{folder}/{FILE_NAME}")
+    except OSError:
+        return None
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
     """Return what was remembered and, where the file could not be used, what was done about it.
 

@@ -18,7 +18,7 @@ from ollamux.supervisor import family
 from ollamux.supervisor.core import SLOT_HOLD_S, Core
 from ollamux.supervisor.effects import Effects
 from ollamux.supervisor.family import Mark
-from ollamux.supervisor.record import Record, UnitRecord, load, save
+from ollamux.supervisor.record import Record, UnitRecord, load, save, stamp
 from ollamux.supervisor.starter import LEFTOVERS
 from ollamux.supervisor.unit import Unit, new_state
 from ollamux.system import logfile, procs
@@ -52,6 +52,7 @@ class Memory:
         self._boot_id = procs.boot_id()
         self._planned = False
         self._complained = False
+        self._written: tuple[int, int, int] | None = None
         self.record, self.warning = load(folder, self._boot_id)
         core.changed.append(lambda unit, before: self.plan())
 
@@ -74,6 +75,7 @@ class Memory:
         try:
             save(self._folder, self.record, sync=sync)
             self._complained = False
+            self._written = stamp(self._folder)
         except OSError as error:
             if not self._complained:
                 self._core.note(None, f"the state file cannot be written: {error.strerror}; instances are not affected")
@@ -83,6 +85,11 @@ class Memory:
         """Forget everything of an instance that is gone from the configuration, but what is kept for life."""
         self.record.units[unit.name] = _remembered(unit).for_life()
         self.plan()
+
+    def look_after(self) -> None:
+        """Write again where the last time failed, or where the file is not what was written: a `stop` must last."""
+        if self._complained or (self._written is not None and stamp(self._folder) != self._written):
+            self.write(sync=True)
 
     def forget_intents(self) -> None:
         """End the intent of every earlier `stop`."""

@@ -1,4 +1,4 @@
-"""What has to be looked at now and then: the control socket, the size of the logs, the configuration file."""
+"""What has to be looked at now and then: the control socket, the state file, the size of logs, the configuration."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 from ollamux.domain.errors import OllamuxError
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.server import Server
 from ollamux.supervisor.view import Observer
 from ollamux.system import logfile
@@ -18,8 +19,11 @@ _COMPLAIN_AGAIN_S = 60.0
 class Upkeep:
     """Rare, cheap looks. Trouble with a disk is said at most once a minute and costs the instances nothing."""
 
-    def __init__(self, core: Core, server: Server, observer: Observer, *, config: str | None, source: bytes) -> None:
+    def __init__(
+        self, core: Core, server: Server, observer: Observer, memory: Memory, *, config: str | None, source: bytes
+    ) -> None:
         self._core = core
+        self._memory = memory
         self._server = server
         self._observer = observer
         self._config = config
@@ -35,6 +39,7 @@ class Upkeep:
             self._server.look_after()
         except OllamuxError as error:
             self._complain(error.message)
+        self._memory.look_after()
         self._rotate()
         self._compare_config()
 

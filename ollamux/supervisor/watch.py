@@ -59,6 +59,7 @@ class Watch:
         self._gpus = gpus
         self._launch = launch
         self._server = server
+        self._memory = memory
         simulated = launch.box is not None
         self.devices = Devices(core, gpus)
         self.checks = Checks(core, self.devices, home=launch.child_home or home(launch.env))
@@ -114,8 +115,8 @@ class Watch:
         import ollamux.render.table  # noqa: F401
 
         self.upkeep = Upkeep(
-            self._core, self._server, self.observer, config=self._launch.config, source=self._source
-        )  # fmt: skip
+            self._core, self._server, self.observer, self._memory, config=self._launch.config, source=self._source
+        )
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""

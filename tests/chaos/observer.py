@@ -18,7 +18,7 @@ from tests.chaos.strangers import DECOY as DECOY_PATH
 from tests.chaos.strangers import Strangers
 
 PERIOD_S = 0.04
-SWEEP_BOUND_S = 8.0
+SWEEP_BOUND_S = 12.0
 """Stop time-out, sweep and kill of a hastened supervisor are 2 s; the rest is for a machine with other work."""
 _YOUNG_S = 1.0
 DECOY = os.fsencode(DECOY_PATH)

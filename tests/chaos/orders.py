@@ -26,6 +26,20 @@ def command(world: World, step: Step) -> None:
     world.asking.beside(lambda: _run(world, step.kind, step))
 
 
+@fault("stop-and-kill")
+def stop_and_kill(world: World, step: Step) -> None:
+    """An instance is stopped; as soon as that is acknowledged the supervisor is killed, and has to know it later."""
+
+    def both() -> None:
+        one = frozenset({world.name(step.instance)})
+        code = world.asking.run("stop", *one, *PATIENCE, want=DOWN, names=one)
+        if code == 0 and world.kill_supervisor():
+            world.hit(step.kind, *one)
+            world.up()
+
+    world.asking.beside(both)
+
+
 @fault("burst")
 def burst(world: World, step: Step) -> None:
     """Run some commands at the same time."""
@@ -46,9 +60,12 @@ def _run(world: World, kind: str, step: Step) -> None:
     if kind == "restart":
         code = ask("restart", name, *PATIENCE, want=UP, names=one)
     elif kind == "restart-all":
-        code = ask("restart", "--all", *PATIENCE, want=UP, names=every)
+        if step.spice < 0.3:
+            code = ask("restart", "--all", *PATIENCE, want=UP, names=every)
+        else:
+            code = ask("restart", "--all", "--if-running", *PATIENCE)
     elif kind == "restart-rolling":
-        code = ask("restart", "--all", "--rolling", *PATIENCE, want=UP, names=every)
+        code = ask("restart", "--all", "--rolling", "--if-running", *PATIENCE)
     elif kind == "restart-if-unhealthy":
         code = ask("restart", "--if-unhealthy", "-q", *PATIENCE)
     elif kind == "stop":

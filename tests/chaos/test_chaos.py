@@ -30,7 +30,7 @@ def disks() -> tuple[str, ...]:
     return () if done.returncode == 0 or maps.returncode == 0 else ("--no-disks",)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_short_run_hits_with_every_kind_and_violates_nothing() -> None:
     done = chaos("--minutes", "0.6", "--seed", "1", *disks())
 

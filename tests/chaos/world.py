@@ -217,7 +217,7 @@ class World:
     def up(self, *words: str) -> int:
         """Start a supervisor; with the configuration by name unless words say otherwise."""
         return self.asking.run(
-            "up", *(words or ("-d", "-q", "--timeout", "20s", "--config", str(self.ground.config_path)))
+            "up", *(words or ("-d", "-q", "--timeout", "80s", "--config", str(self.ground.config_path)))
         )
 
     def reconfigure(self, instances: dict[str, dict[str, Any]]) -> None:
@@ -243,7 +243,7 @@ class World:
         self.ground.configure(self.instances, on_death=self.on_death)
         self.observer.start()
         if (code := self.up()) != 0:
-            raise AssertionError(f"nothing could be begun: up ended with {code}")
+            self.report(Violation("I5", f"nothing could be begun: up ended with {code}"))
         self.strangers.look_alikes()
         if not session_is_marked():
             leader = next((seen for seen in self.observer.marked if not seen.runner), None)

@@ -214,3 +214,39 @@ def test_R19_without_descriptors_left_an_orphaned_runner_is_still_found_and_ende
         connection.close()
     resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, (hard, hard))
     box.wait_started("a", 2)
+
+
+def test_R50_a_stop_on_a_full_disk_is_written_down_once_there_is_room(box: Box) -> None:
+    with small_disk(box.state):
+        box.config("a")
+        supervisor = box.up()
+        fill(box.state)
+        assert box.ask("stop", names=["a"])["exit"] == 0
+        box.rounds_at_rest()  # what is written a moment after a change has been tried by now
+
+        (box.state / "filler").unlink()
+
+        wait_for(
+            lambda: '"stopped": true' in (box.state / "state.json").read_text(), "nothing else has to happen first"
+        )
+        supervisor.kill()
+        box.up(ready=False)
+        assert box.wait_phase("a", "STOPPED")["wanted"] == "down"
+        box.ask("down")
+        wait_for(lambda: not box.socket_path.exists())
+
+
+def test_R21_a_state_file_that_somebody_removed_is_written_again(box: Box) -> None:
+    box.config("a", "b")
+    supervisor = box.up()
+    pid = box.instance("a")["pid"]
+    assert box.ask("stop", names=["b"])["exit"] == 0
+    box.rounds_at_rest()  # what is written a moment after a change is there by now
+
+    (box.state / "state.json").unlink()
+
+    wait_for((box.state / "state.json").exists, "nothing else has to happen first")
+    supervisor.kill()
+    box.up(ready=False)
+    assert box.wait_phase("a", "READY")["pid"] == pid
+    assert box.wait_phase("b", "STOPPED")["wanted"] == "down"
