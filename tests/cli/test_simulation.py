@@ -15,7 +15,17 @@ from status_schema import EVENT, status_schema
 
 USAGE, NOT_FOUND, DEGRADED, REFUSED, TIMEOUT = 2, 5, 6, 7, 8
 FAULTS = (
-    *("crash", "exit-code", "hang-api", "hang-scheduler", "slow-start", "never-ready", "ignore-term", "orphan-runner"),
+    *(
+        "crash",
+        "exit-code",
+        "hang-api",
+        "hang-scheduler",
+        "hang-runner",
+        "slow-start",
+        "never-ready",
+        "ignore-term",
+        "orphan-runner",
+    ),
     *("cpu-fallback", "wrong-gpu", "spill", "gpu-lost", "nvml-hang", "port-taken", "log-flood", "disk-full"),
 )
 
