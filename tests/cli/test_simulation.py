@@ -260,7 +260,7 @@ def test_exec_becomes_the_command(simulation: Place, dashes: list[str]) -> None:
 
 def test_sim_lists_the_faults_and_what_is_active(simulation: Place) -> None:
     result = simulation.ok("sim")
-    assert [line.split()[0] for line in result.out.splitlines()[:17]] == [*FAULTS, "clear"]
+    assert [line.split()[0] for line in result.out.splitlines()[: len(FAULTS) + 1]] == [*FAULTS, "clear"]
     assert result.out.endswith("no fault is active\n")
 
 

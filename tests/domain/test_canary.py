@@ -120,6 +120,12 @@ def test_what_was_remedied_is_remembered_until_it_is_loaded_again() -> None:
     assert state.records["m"].remedied
 
 
+def test_a_model_that_vanishes_while_it_is_asked_is_still_compared_afterwards() -> None:
+    state = rules.looked(rules.sent(fresh(), SPEC, FIT, 0.0), look())
+    state, _ = rules.answered(state, SPEC, "m", Answer.TOKEN, now=1.0)
+    assert rules.moved(rules.looked(state, look(replace(FIT, pid=8))), "m", 8, quickly=True)[1]
+
+
 def test_traffic_of_others_refutes_a_miss() -> None:
     state, _ = asked(fresh(), Answer.MISS, 100.0)
     state = rules.looked(state, look(replace(FIT, active_at=150.0), served_at=155.0))

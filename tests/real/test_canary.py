@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import re
 import signal
-import threading
 from datetime import datetime
 from typing import Any
 
@@ -35,7 +36,7 @@ CLIENTS: dict[str, dict[str, Any]] = {
     "pinned": KEPT,
     "for a while": {"keep_alive": "10m"},
     "a context of its own": {"options": {"num_ctx": 1024}, **KEPT},
-    "the trained context": {"options": {"num_ctx": 2048}, **KEPT},
+    "the trained context": {"options": {"num_ctx": 4096}, **KEPT},
     "layers": {"options": {"num_gpu": 0}, **KEPT},
 }
 
@@ -44,13 +45,15 @@ CLIENTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("context_length", [1536, 8192], ids=["below", "above"])
 def test_it_changes_nothing_about_what_is_loaded(box: Box, model: str, how: str, context_length: int) -> None:
     client = CLIENTS[how]
-    if how == "the trained context" and context_length == 1536 and not box.ollama.has_llama_server:
-        pass  # before 0.30 the trained context is told from a longer one by what the instance has as its own
     box.configure({"a": {}}, health=QUICK, canary=CANARY, context_length=context_length, num_parallel=2)
     box.up()
     generate(box.ports["a"], **client)
     runner, before, ends = box.await_runner("a"), box.ps("a")[0], expiry(box)
 
+    if how == "the trained context" and context_length > 4096 and not box.ollama.has_llama_server:
+        # Such a server does not show whether a context was cut; it is asked once, and then left alone.
+        box.await_reason("a", "alone from now on: ollama loaded it anew")
+        return
     wanted = 3 if client.get("keep_alive") == -1 else 1
     until(lambda: asked(box) >= wanted, f"it was asked {wanted} times", shown=box.told)
     until(lambda: (box.instance("a")["canary"] or {}).get("ok"), "and has answered", shown=box.told)
@@ -60,8 +63,6 @@ def test_it_changes_nothing_about_what_is_loaded(box: Box, model: str, how: str,
     assert after["context_length"] == before["context_length"]
     assert (after["name"], after["digest"], after["size"]) == (before["name"], before["digest"], before["size"])
     assert expiry(box) >= ends - 1.0, "a canary shortens no model's time"
-    if client.get("keep_alive") == -1:
-        assert expiry(box) - ends > -1.0 and after["expires_at"].startswith("2")
     generate(box.ports["a"], **{key: value for key, value in client.items() if key != "keep_alive"})
     assert box.runners("a") == [runner], "nor do clients find it changed"
     assert expiry(box) >= ends - 1.0, "and what they asked for holds"
@@ -123,26 +124,20 @@ def test_a_runner_that_freezes_over_a_request_is_found_where_ps_shows_nothing(bo
     box.configure({"a": {}}, health=QUICK | NO_KILL, canary=CANARY | {"timeout": "2s", "failures": 2})
     box.up()
     generate(box.ports["a"], **KEPT)
+    until(lambda: asked(box) >= 1, "it was asked", shown=box.told)
     runner = box.await_runner("a")
-    os.kill(runner, signal.SIGSTOP)
-    answers: list[Any] = []
+    connection = http.client.HTTPConnection("127.0.0.1", box.ports["a"], timeout=90)
+    body = {"model": "tiny", "prompt": "hello", "options": {"num_predict": 50_000}}
+    connection.request("POST", "/api/generate", json.dumps(body))
+    with connection.getresponse() as stream:
+        assert json.loads(stream.readline())["response"]
+        os.kill(runner, signal.SIGSTOP)
 
-    def ask() -> None:
-        try:
-            answers.append(generate(box.ports["a"], options={"num_predict": 4}))
-        except AssertionError as error:
-            answers.append(error)
+        box.await_reason("a", "the canary got no token from tiny:latest in 2 s, 2 times in a row", 60.0)
 
-    clients = [threading.Thread(target=ask) for _ in range(3)]
-    for client in clients:
-        client.start()
-
-    box.await_reason("a", "the canary got no token from tiny:latest in 2 s, 2 times in a row", 60.0)
-
-    for client in clients:
-        client.join(30)
-    assert len(answers) == 3, "everybody who waited has an answer"
-    assert any(isinstance(answer, dict) for answer in answers)
-    assert proc_state(runner) is None
+        assert "error" in json.loads(stream.readlines()[-1]), "the request is answered at last"
+    connection.close()
+    until(lambda: proc_state(runner) is None, "the runner is ended", shown=box.told)
+    assert generate(box.ports["a"])["response"]
     box.await_instance("a", "READY")
     assert box.instance("a")["generation"] == 1
