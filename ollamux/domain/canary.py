@@ -130,9 +130,9 @@ def looked(canary: Canary, look: Look) -> Canary:
         if known.misses and proven(model, look, since=known.asked_at):
             known = replace(known, misses=0, remedied=False)
         records[model.name] = known
-    # What was remedied is loaded by the next request for it; until then it must not be forgotten.
+    # A model that is loaded anew is not listed meanwhile. What was remedied, or is being asked, must not be forgotten.
     for name, known in canary.records.items():
-        if known.remedied and name not in records:
+        if name not in records and (known.remedied or not known.answered):
             records[name] = known
     return replace(canary, records=records, unfit=frozenset(unfit))
 

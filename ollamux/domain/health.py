@@ -117,7 +117,7 @@ def complaint(health: Health, failures: int) -> Complaint | None:
     """Return what is wrong where the instance is unhealthy, else None."""
     if health.api_misses >= failures:
         return Complaint(reason=f"the API does not answer: {health.api_error} ({health.api_misses} checks in a row)")
-    if health.scheduler_misses >= failures:
+    if health.scheduler_misses >= failures and not health.api_misses:
         return Complaint(
             reason=f"the scheduler does not answer: {health.scheduler_error} (/api/ps, the API itself is fine)"
         )

@@ -35,6 +35,7 @@ _ALL = (
     Fault(name="exit-code", description="the server exits with 1 and an error line", one_shot=True),
     Fault(name="hang-api", description="the server accepts connections and answers nothing"),
     Fault(name="hang-scheduler", description="version answers, ps and every inference hang"),
+    Fault(name="hang-runner", description="its runners hang for good; the API and ps answer", one_shot=True),
     Fault(name="slow-start", description="from the next start on, HTTP answers 20 s late"),
     Fault(name="never-ready", description="from the next start on, the port is open and nothing answers"),
     Fault(name="ignore-term", description="the server swallows SIGTERM"),

@@ -121,10 +121,14 @@ class Loader:
             raise
         return runner, self._sizes(runner, placed, head)
 
-    def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
-        batch = options.num_batch or 512
+    def batch(self, options: Options, context: int) -> int:
+        """Return how many tokens a runner takes at once."""
         if self.era.has_llama_server and options.num_batch is None:
-            batch = 512 if context <= 4096 else 1024 if context <= 32768 else 2048
+            return 512 if context <= 4096 else 1024 if context <= 32768 else 2048
+        return options.num_batch or 512
+
+    def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
+        batch = self.batch(options, context)
         forced = options.num_gpu if options.num_gpu is not None and options.num_gpu >= 0 else None
         old_overhead = 0 if self.era.has_llama_server else environment.number("OLLAMA_GPU_OVERHEAD", 0)
         margin = environment.number("LLAMA_ARG_FIT_TARGET", 1024) if self.era.has_llama_server else 457

@@ -66,10 +66,20 @@ def _act(instance: Instance, app: App, box: Path, seen: frozenset[str]) -> None:
     if "exit-code" in seen and faults.consume(box, "exit-code", instance.name):
         app.log.raw(b"Error: simulated failure: the server gives up\n")
         os._exit(1)
+    if "hang-runner" in seen and faults.consume(box, "hang-runner", instance.name):
+        _freeze_runners(app)
     if "orphan-runner" in seen and faults.consume(box, "orphan-runner", instance.name):
         _leave_orphans(app)
     if "port-taken" in seen and not instance.stopping:
         _give_port_away(instance, app, box)
+
+
+def _freeze_runners(app: App) -> None:
+    """Stop what is loaded in its tracks: it keeps its memory and its port, uses no CPU, and answers nothing."""
+    if not ALIVE:
+        _load_something(app)
+    for runner in list(ALIVE):
+        runner.freeze()
 
 
 def _leave_orphans(app: App) -> NoReturn:
@@ -85,7 +95,7 @@ def _leave_orphans(app: App) -> NoReturn:
 
 
 def _load_something(app: App) -> None:
-    """An orphan needs a runner: load the smallest model there is."""
+    """Some faults need a runner: load the smallest model there is."""
     manifests = sorted(app.store.all(), key=lambda manifest: manifest.size)
     for manifest in manifests[:1]:
         layer = manifest.layer(MODEL)
@@ -93,7 +103,7 @@ def _load_something(app: App) -> None:
             return
         path, head = app.store.blob(layer.digest), app.store.head(manifest)
         try:
-            app.scheduler.acquire(manifest, path, head, Options(), None, lambda: False)
+            app.scheduler.release(app.scheduler.acquire(manifest, path, head, Options(), None, lambda: False))
         except ApiError:
             return
 

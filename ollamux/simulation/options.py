@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ollamux.simulation.golang import FOREVER, SECOND, GoError, parse_duration
@@ -33,8 +33,13 @@ class Options:
     num_predict: int = -1
     seed: int = 0
 
-    def needs_reload(self, other: Options) -> bool:
-        """Say whether a runner started with these options cannot serve a request with the others."""
+    def needs_reload(self, other: Options, *, batch: int) -> bool:
+        """Say whether a runner started with these options cannot serve a request with the others.
+
+        `batch` is the one it really has: who asks for just that changes nothing (server/sched.go at v0.32.15).
+        """
+        if self.num_batch is None and other.num_batch == batch:
+            other = replace(other, num_batch=None)
         mine, theirs = self.num_gpu, other.num_gpu
         layers_differ = mine != theirs and not (theirs is None or theirs < 0)
         rest = ("num_ctx", "num_batch", "main_gpu", "use_mmap", "num_thread")

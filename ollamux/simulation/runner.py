@@ -38,6 +38,7 @@ from ollamux.simulation.words import vector, words
 DEVICES = "OLLAMUX_SIMULATION_DEVICES"
 TOKENS = "OLLAMUX_SIMULATION_TOKENS_PER_SECOND"
 _JSON = "application/json; charset=utf-8"
+_CPU_SHARE = 0.03
 _LOAD_S, _LOAD_MOST_S, _LOAD_BYTES_S = 0.2, 1.8, 5e9
 
 _IGNORES_TERM = threading.Event()
@@ -242,7 +243,7 @@ class Runner:
             self.say(request_lines(self.requests, tokens, self.wish.context))
         request.stream("application/x-ndjson")
         begun = time.monotonic_ns()
-        time.sleep(min(2.0, tokens / (self.rate * 25)))
+        _work(min(2.0, tokens / (self.rate * 25)))
         prompt_ns = time.monotonic_ns() - begun
         begun = time.monotonic_ns()
         for index, word in enumerate(said):
@@ -257,13 +258,21 @@ class Runner:
     def _wait_until(self, begun: int, seconds: float) -> None:
         left = seconds - (time.monotonic_ns() - begun) / 1e9
         if left > 0.001:
-            time.sleep(left)
+            _work(left)
 
     def _embed(self, request: Request, row: dict[str, Any]) -> None:
         texts = [str(text) for text in row["texts"]]
         time.sleep(min(2.0, sum(map(len, texts)) / 4 / (self.rate * 25)))
         vectors = [vector(text, int(row["size"])) for text in texts]
         request.answer(200, json.dumps(vectors).encode(), _JSON)
+
+
+def _work(seconds: float) -> None:
+    """Take so long, and use a little of the CPU as a runner that computes does: it must not look as if it hung."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < seconds * _CPU_SHARE:
+        pass
+    time.sleep(max(0.0, seconds - (time.monotonic() - begun)))
 
 
 def ignore_term(*_: object) -> None:

@@ -103,6 +103,12 @@ class RunnerProcess:
             self.ended.wait()
             self._pump_thread.join(1)
 
+    def freeze(self) -> None:
+        """Stop it where it is, until it is killed."""
+        with self._lock:
+            if self.status is None:
+                os.kill(self.pid, signal.SIGSTOP)
+
     def detach(self) -> None:
         """Make it leave our group and ignore SIGTERM."""
         self.post("/detach", {}).close()

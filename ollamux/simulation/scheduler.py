@@ -117,7 +117,8 @@ class Scheduler:
     def _needs_reload(self, entry: Loaded, asked: _Pending) -> bool:
         effective = self._effective(asked)
         with entry.lock:
-            return entry.options.needs_reload(effective) or not entry.runner.ping(_PING_S)
+            batch = self.loader.batch(entry.options, entry.context)
+            return entry.options.needs_reload(effective, batch=batch) or not entry.runner.ping(_PING_S)
 
     def _effective(self, asked: _Pending) -> Options:
         """Return the options with the context that they come to, which is what is compared."""

@@ -233,7 +233,9 @@ class Checks:
         return found
 
     def _name_of(self, unit: Unit, path: str) -> str:
-        """Return the name of the model in a blob where it is known already, else the beginning of its digest."""
+        """Return the name of the model in a blob where it was seen or is configured, else the blob's own."""
+        for name in (*unit.spec.preload, *unit.spec.canary.models):
+            self._blob_named(unit, name, None)
         known = next((name for (name, _), blob in unit.blobs.items() if blob is not None and path.endswith(blob)), None)
         return safe_text(known or path.rpartition("/")[2][:19])
 
@@ -248,9 +250,12 @@ class Checks:
         return next(iter(unit.runners)) if len(unit.runners) == 1 and len(unit.models) <= 1 else None
 
     def _blob_of(self, unit: Unit, model: LoadedModel) -> str | None:
-        key = (model.name, model.digest)
+        return self._blob_named(unit, model.name, model.digest)
+
+    def _blob_named(self, unit: Unit, name: str, digest: str | None) -> str | None:
+        key = (name, digest)
         if key not in unit.blobs:
-            manifest = find_manifest(Path(store_path(unit.spec.store, self._home)), model.name)
+            manifest = find_manifest(Path(store_path(unit.spec.store, self._home)), name)
             unit.blobs[key] = None if manifest is None else manifest.blob
         return unit.blobs[key]
 

@@ -39,11 +39,13 @@ def ended(served: Served) -> int:
 
 
 def test_every_fault_asked_for_is_there_and_told() -> None:
-    names = "crash exit-code hang-api hang-scheduler slow-start never-ready ignore-term orphan-runner cpu-fallback"
-    names += " wrong-gpu spill gpu-lost vram-late nvml-hang port-taken log-flood disk-full"
+    names = "crash exit-code hang-api hang-scheduler hang-runner slow-start never-ready ignore-term orphan-runner"
+    names += " cpu-fallback wrong-gpu spill gpu-lost vram-late nvml-hang port-taken log-flood disk-full"
     assert list(FAULTS) == names.split()
     assert {fault.target for fault in FAULTS.values()} == {"instance", "gpu"}
-    assert {name for name, fault in FAULTS.items() if fault.one_shot} == {"crash", "exit-code", "orphan-runner"}
+    assert {name for name, fault in FAULTS.items() if fault.one_shot} == {
+        *("crash", "exit-code", "hang-runner", "orphan-runner")
+    }
     assert all(fault.description for fault in FAULTS.values())
 
 
@@ -118,6 +120,22 @@ def test_hang_scheduler(rig: Rig) -> None:
         served.ask("POST", "/api/generate", {"model": "tiny"}, timeout=0.3)
     clear(rig.box)
     until(lambda: not silent(served, "/api/ps"), "ps answers again")
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_hang_runner(rig: Rig, idle: bool) -> None:
+    served = rig.start(**PINNED)
+    if not idle:
+        served.generate("tiny")
+    inject(rig.box, "hang-runner", "gpu0")
+    (runner,) = until(served.runners, "something is loaded")
+    until(lambda: state_of(runner) == "T", "it hangs")
+    with pytest.raises(TimeoutError):
+        served.ask("POST", "/api/generate", {"model": "tiny", "prompt": "x", "stream": False}, timeout=0.3)
+    assert served.answers()
+    assert active(rig.box) == (), "it has acted"
+    os.kill(runner, signal.SIGKILL)
+    until(lambda: served.generate("tiny", prompt="x", stream=False).status == 200, "another one is started")
 
 
 @pytest.mark.parametrize("fault", ["slow-start", "never-ready"])
