@@ -1,9 +1,8 @@
 """The least that passes for `ollama serve`: starts within milliseconds, answers every question in the same way."""
 
+import _socket
 import os
 import sys
-
-import _socket
 
 BODY = b'{"version":"0.32.15","models":[]}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
