@@ -20,7 +20,7 @@ from ollamux.supervisor.family import Mark
 from ollamux.supervisor.record import Record, UnitRecord, load, save
 from ollamux.supervisor.starter import LEFTOVERS
 from ollamux.supervisor.unit import Unit, new_state
-from ollamux.system import logfile, procs
+from ollamux.system import follow, logfile, procs
 from ollamux.system.child import Child
 from ollamux.system.clock import monotonic
 
@@ -157,7 +157,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     core.loop.call_later(SLOT_HOLD_S, core.free_slots)
     # Without a proof the start-up lines are still to be read; with one, what it logged until now is no news.
     at = known.log_start if known.proof is None else logfile.size(unit.log_path)
-    unit.follower = logfile.Follower(unit.log_path, at=at)
+    unit.follower = follow.Follower(unit.log_path, at=at, patience=follow.PATIENCE)
     if known.proof is not None:
         from ollamux.ollama.judge import Proof, Verdict
 
