@@ -104,6 +104,7 @@ def _remembered(unit: Unit) -> UnitRecord:
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
         log_start=unit.log_start,
         incidents=tuple(sorted(unit.incidents)),
+        asked_incidents=tuple(sorted(unit.asked_incidents)),
     )
 
 
@@ -149,6 +150,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     unit.log_start = known.log_start
     unit.server_version = known.version
     unit.incidents = set(known.incidents)
+    unit.asked_incidents = set(known.asked_incidents)
     if known.gpus:
         from ollamux.gpu.model import Gpu
 

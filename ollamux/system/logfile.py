@@ -123,6 +123,14 @@ def rotated(path: str) -> list[int]:
     return sorted(int(number) for number in numbers if number.isascii() and number.isdigit())
 
 
+def drop_unfinished(folder: str) -> None:
+    """Remove copies that were being made when the supervisor was killed. To be called while nobody rotates."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".log" + BEING_COPIED) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+
+
 def _drop_oldest(path: str) -> bool:
     numbers = rotated(path)
     if numbers:
