@@ -74,13 +74,14 @@ def _move(source: int, path: str, *, keep: int, most: int | None) -> None:
         if dropped:
             os.write(target, DROPPED + f"{dropped} bytes were dropped here; the log grew too fast]\n".encode())
         os.lseek(source, dropped, os.SEEK_SET)
-        _carry_over(source, target, 2 * (total - dropped) + 65536)
+        _carry_over(source, target, total - dropped)
         if not is_unfinished(source, f"{path}.1"):  # else this very log was copied before, by one who was killed then
             for number in range(keep, 1, -1):
                 with suppress(FileNotFoundError):
                     os.replace(f"{path}.{number - 1}", f"{path}.{number}")
         os.replace(fresh, f"{path}.1")
-        _carry_over(source, target, 1 << 20)  # the very last, so that nearly nothing can come between it and the cut
+        # The very last, so that nearly nothing can come between it and the cut.
+        _carry_over(source, target, max(total - dropped, 1 << 20))
         os.ftruncate(source, 0)
     finally:
         os.close(target)
