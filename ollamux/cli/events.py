@@ -15,10 +15,11 @@ from ollamux.cli.target import simulation_meant, way_to_records
 from ollamux.domain.errors import Exit, NotFoundError, UsageError
 from ollamux.render.lines import event_line
 from ollamux.supervisor.journal import FILE_NAME
-from ollamux.system.logfile import Follower
+from ollamux.system.follow import Follower
 from ollamux.system.places import state_dir
 
 _POLL_S = 0.25
+_TRIES = 5
 
 
 def events(names: list[str] | None, *, follow: bool, lines: int, output: str, simulated: bool) -> int:
@@ -28,8 +29,7 @@ def events(names: list[str] | None, *, follow: bool, lines: int, output: str, si
     path = f"{state_dir(os.environ, simulated=simulation_meant(simulated))}/{FILE_NAME}"
     if not os.path.exists(path) and not follow:
         raise NotFoundError("nothing has been recorded yet", hint=way_to_records(simulated))
-    follower = Follower(path)
-    found = [*_read(path + ".1"), *decoded(follower)]
+    found, follower = recorded(path)
     seen = {str(event["instance"]) for event in found if event.get("instance") is not None}
     if seen:
         require_known(names, sorted(seen), "no event")
@@ -45,15 +45,22 @@ def events(names: list[str] | None, *, follow: bool, lines: int, output: str, si
     return int(Exit.OK)
 
 
-def _read(path: str) -> Iterator[dict[str, Any]]:
-    return decoded(Follower(path)) if os.path.exists(path) else iter(())
+def recorded(path: str) -> tuple[list[dict[str, Any]], Follower]:
+    """Return everything that is recorded, and what follows it. A record that is rotated meanwhile is read again."""
+    found: list[dict[str, Any]] = []
+    follower = Follower(path)
+    for _ in range(_TRIES):
+        follower = Follower(path)
+        follower.begin()
+        found = [*decoded(Follower(path + ".1")), *decoded(follower)]
+        if follower.stays():
+            break
+    return found, follower
 
 
 def decoded(follower: Follower) -> Iterator[dict[str, Any]]:
     """Read the events that were recorded since the last look; half a line is left for the next."""
-    rest = b""
-    while data := follower.read():
-        *lines, rest = (rest + data).split(b"\n")
+    while lines := follower.lines():
         for line in lines:
             try:
                 event = json.loads(line)
@@ -61,7 +68,6 @@ def decoded(follower: Follower) -> Iterator[dict[str, Any]]:
                 continue  # a line that a full disk cut short
             if isinstance(event, dict):
                 yield event
-    follower.at -= len(rest)
 
 
 def _wanted(event: dict[str, Any], names: list[str] | None) -> bool:

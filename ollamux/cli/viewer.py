@@ -12,14 +12,15 @@ import time
 
 from ollamux.cli import screen
 from ollamux.cli.events import decoded
-from ollamux.cli.logs import Filter, MergedLines, timed, whole_lines
+from ollamux.cli.loglines import Filter, MergedLines, timed, whole_lines
 from ollamux.domain.errors import OllamuxError
 from ollamux.domain.snapshot import Status, from_json
 from ollamux.protocol.client import ask, connect
 from ollamux.render.lines import event_line, progress_block
 from ollamux.render.words import epoch
 from ollamux.supervisor.journal import FILE_NAME
-from ollamux.system.logfile import Follower, size
+from ollamux.system.follow import Follower
+from ollamux.system.logfile import size
 from ollamux.system.places import log_dir, state_dir
 
 TICK_S = 0.2

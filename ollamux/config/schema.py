@@ -294,6 +294,9 @@ class SupervisorTable(_Table):
     log_keep: Annotated[int, _By(rules.integer(0, 100))] = _key(
         SupervisorSpec, "log_keep", "Rotated logs kept of each instance."
     )
+    log_total_max_bytes: Annotated[int, _By(rules.size(4096))] = _key(
+        SupervisorSpec, "log_total_max_bytes", "Room for all logs together; the oldest rotated ones go first."
+    )
     notify: Notify = _key(
         SupervisorSpec,
         "notify",

@@ -143,12 +143,16 @@ class InstanceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorSpec:
-    """What concerns the whole fleet. `log_max_bytes` is the size at which a child's log is rotated."""
+    """What concerns the whole fleet. `log_max_bytes` is the size at which a child's log is rotated.
+
+    `log_total_max_bytes` is what all logs together may take; old copies go first.
+    """
 
     max_parallel_starts: int = 2
     on_death: OnDeath = OnDeath.KEEP
     log_max_bytes: int = 20 * 1024**2
     log_keep: int = 3
+    log_total_max_bytes: int = 8 * 1024**3
     notify: tuple[str, ...] = ()
 
 

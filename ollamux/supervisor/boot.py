@@ -30,7 +30,8 @@ from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import Starter, launcher_for
 from ollamux.system import child, reserve
 from ollamux.system.clock import monotonic
-from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
+from ollamux.system.files import Lock, private_dir, read_bounded, sweep_drafts, write_atomic
+from ollamux.system.logfile import drop_unfinished
 from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
 from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
 
@@ -94,6 +95,8 @@ def supervise(launch: Launch) -> int:
         )
     try:
         private_dir(logs)
+        sweep_drafts(state)
+        drop_unfinished(logs)
         if launch.config is not None:
             _keep(f"{state}/config-path", launch.config)
         return _Supervisor(launch, state=state, logs=logs, programs=programs).run()
@@ -196,6 +199,8 @@ class _Supervisor:
         finally:
             self.server.close()
             self.gpus.close()
+            if self._watch is not None:
+                self._watch.notifier.close()
             core.loop.close()
             self._see_off_viewers()
         return self.exit_code
@@ -245,7 +250,8 @@ class _Supervisor:
             os.close(handle)
 
     def _own_children(self) -> frozenset[int]:
-        return self.gpus.own_pids | self._viewers
+        notified = frozenset[int]() if self._watch is None else self._watch.notifier.pids
+        return self.gpus.own_pids | self._viewers | notified
 
     def _hang_up(self) -> None:
         if self._launch.hang_up:

@@ -19,6 +19,8 @@ from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic
 
+READ_BYTES = 256 * 1024
+"""At most so much of a log is read at a look: a server that floods it must not keep us busy."""
 _KEPT = (log.DeviceLine, log.DiscoveryEnded, log.DiscoveryFailed, log.Listening)
 
 
@@ -35,7 +37,7 @@ class Devices:
             return
         if unit.reader is None:
             unit.reader = LogReader()
-        for event in unit.reader.feed(unit.follower.read()):
+        for event in unit.reader.feed(unit.follower.read(READ_BYTES)):
             if isinstance(event, _KEPT):
                 if len(unit.device_lines) < 256:
                     unit.device_lines.append(event)

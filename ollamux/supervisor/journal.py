@@ -34,6 +34,7 @@ class Journal:
         self.path = f"{folder}/{FILE_NAME}"
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self._seq = _last_seq(self.path) or _last_seq(self.path + ".1") or 0
+        self._torn = _is_torn(self.path)
 
     def add(self, instance: str | None, *, old: str | None, new: str | None, reason: str | None) -> dict[str, Any]:
         """Record a change of state, or a word about one (`old` and `new` the same)."""
@@ -66,7 +67,9 @@ class Journal:
         try:
             fd = os.open(self.path, flags, 0o600)
             try:
-                os.write(fd, line)
+                if self._torn:  # what a full disk cut short must not spoil what comes after it
+                    line = b"\n" + line
+                self._torn = os.write(fd, line) < len(line)
                 full = os.fstat(fd).st_size > _LARGEST_FILE
             finally:
                 os.close(fd)
@@ -74,6 +77,17 @@ class Journal:
                 os.replace(self.path, self.path + ".1")
         except OSError:
             return
+
+
+def _is_torn(path: str) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(fd, "rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            return file.read(1) not in (b"", b"\n")
+    except OSError:
+        return False
 
 
 def _last_seq(path: str) -> int | None:

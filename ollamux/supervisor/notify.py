@@ -1,10 +1,8 @@
-"""Run the user's command when an instance fails, degrades or recovers. Rate-limited, and never waited for."""
+"""Run the user's command when an instance fails, degrades or recovers. Rate-limited, bounded, and never waited for."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +10,17 @@ from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.schemas import EVENT_SCHEMA
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.errand import Errands
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import reason_of
 from ollamux.system.clock import monotonic, rfc3339, wall
 
 SPACING_S = 10.0
 """At most one call per instance in this time; of several changes the last is told."""
+LOOK_AGAIN_S = 1.0
+"""While as many run as may, what is to be told waits for so long."""
+COMPLAIN_AGAIN_S = 60.0
+LONGEST_REASON = 8000
 
 
 class Notifier:
@@ -27,7 +30,8 @@ class Notifier:
         self._core = core
         self.argv = list(argv)
         """What is run; nothing where it is empty."""
-        self._env = dict(env)
+        self._errands = Errands(core.loop, env, self._complain)
+        self._complained_at = -COMPLAIN_AGAIN_S
         self._told: dict[str, str] = {}
         self._last: dict[str, float] = {}
         self._planned: set[str] = set()
@@ -38,11 +42,11 @@ class Notifier:
         if state is None or state == self._told.get(unit.name, "READY") or unit.name in self._planned:
             return
         wait = self._last.get(unit.name, -SPACING_S) + SPACING_S - monotonic()
-        if wait <= 0:
+        if wait <= 0 and not self._errands.full:
             self._tell(unit)
         else:
             self._planned.add(unit.name)
-            self._core.loop.call_later(wait, lambda: self._later(unit))
+            self._core.loop.call_later(max(wait, LOOK_AGAIN_S), lambda: self._later(unit))
 
     def look(self, unit: Unit) -> None:
         """Look at an instance whose health changed without a change of phase."""
@@ -50,50 +54,44 @@ class Notifier:
 
     def _later(self, unit: Unit) -> None:
         self._planned.discard(unit.name)
-        state = condition(unit) if self.argv else None
-        if state is not None and state != self._told.get(unit.name, "READY"):
-            self._tell(unit)
+        self._on_change(unit, unit.state)
 
     def _tell(self, unit: Unit) -> None:
         state = condition(unit)
         if state is None:
             return
+        reason = reason_of(unit)
         event: dict[str, Any] = {
             "schema": EVENT_SCHEMA,
             "time": rfc3339(wall()),
             "instance": unit.name,
             "from": self._told.get(unit.name, "READY"),
             "to": state,
-            "reason": reason_of(unit),
+            "reason": None if reason is None else reason[:LONGEST_REASON],
         }
         self._told[unit.name] = state
         self._last[unit.name] = monotonic()
         self._run(unit, json.dumps(event, ensure_ascii=False).encode() + b"\n")
 
     def _run(self, unit: Unit, data: bytes) -> None:
-        read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            os.write(write, data)  # far less than a pipe holds, so it cannot block
-            os.set_blocking(read, True)
-            null = "/dev/null"
-            os.posix_spawn(
-                self.argv[0],
-                self.argv,
-                self._env,
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, read, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, null, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 2, null, os.O_WRONLY, 0),
-                ],
-                setsid=True,
-                setsigmask=(),
-                setsigdef=(signal.SIGPIPE, signal.SIGCHLD),
-            )  # collected with the orphans that fall to us
+            self._errands.run(self.argv, data)
         except OSError as error:
-            self._core.note(unit, f"notify: {self.argv[0]} could not be started: {error.strerror}")
-        finally:
-            os.close(read)
-            os.close(write)
+            self._complain(f"could not be started: {error.strerror}")
+
+    def _complain(self, how: str | None) -> None:
+        if how is not None and monotonic() - self._complained_at >= COMPLAIN_AGAIN_S:
+            self._complained_at = monotonic()
+            self._core.note(None, f"notify: {self.argv[0]} {how}")
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """Our own children that are collected here and nowhere else."""
+        return self._errands.pids
+
+    def close(self) -> None:
+        """End with the supervisor; nobody is waited for."""
+        self._errands.close()
 
 
 def condition(unit: Unit) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ class UnitRecord:
     gpus: tuple[str, ...] = ()
     log_start: int = 0
     incidents: tuple[str, ...] = ()
+    asked_incidents: tuple[str, ...] = ()
 
     def for_life(self) -> UnitRecord:
         """Return it without what concerns the present run."""
@@ -81,7 +83,10 @@ def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
     path = f"{folder}/{FILE_NAME}"
     data = read_bounded(path, _LARGEST)
     if data is None:
-        return Record(boot_id=boot_id), None
+        if not os.path.lexists(path):
+            return Record(boot_id=boot_id), None
+        obstacle = _obstacle(path)
+        return Record(boot_id=boot_id), f"the state file could not be read{_put_aside(path)}: {obstacle}"
     try:
         plain = json.loads(data)
         if plain["schema"] != SCHEMA:
@@ -92,6 +97,13 @@ def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
     if plain.get("boot_id") != boot_id:
         units = {name: unit.for_life() for name, unit in units.items()}
     return Record(boot_id=boot_id, units=units), None
+
+
+def _obstacle(path: str) -> str:
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        return "it is not a plain file"
+    return f"it is larger than {_LARGEST >> 20} MiB" if found.st_size > _LARGEST else "it cannot be opened or read"
 
 
 def _put_aside(path: str) -> str:
@@ -118,6 +130,7 @@ def _unit(entry: dict[str, Any]) -> UnitRecord:
         gpus=_texts(entry.get("gpus")),
         log_start=_number(entry.get("log_start")) or 0,
         incidents=_texts(entry.get("incidents")),
+        asked_incidents=_texts(entry.get("asked_incidents")),
     )
     if unit.gen < 0:
         raise ValueError("a negative generation")

@@ -21,7 +21,7 @@ from ollamux.supervisor.family import Mark
 from ollamux.supervisor.record import Record, UnitRecord, load, save, stamp
 from ollamux.supervisor.starter import LEFTOVERS
 from ollamux.supervisor.unit import Unit, new_state
-from ollamux.system import logfile, procs
+from ollamux.system import follow, logfile, procs
 from ollamux.system.child import Child
 from ollamux.system.clock import monotonic
 
@@ -118,6 +118,7 @@ def _remembered(unit: Unit) -> UnitRecord:
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
         log_start=unit.log_start,
         incidents=tuple(sorted(unit.incidents)),
+        asked_incidents=tuple(sorted(unit.asked_incidents)),
     )
 
 
@@ -165,6 +166,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     unit.log_start = known.log_start
     unit.server_version = known.version
     unit.incidents = set(known.incidents)
+    unit.asked_incidents = set(known.asked_incidents)
     if known.gpus:
         from ollamux.gpu.model import Gpu
 
@@ -173,7 +175,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     core.loop.call_later(SLOT_HOLD_S, core.free_slots)
     # Without a proof the start-up lines are still to be read; with one, what it logged until now is no news.
     at = known.log_start if known.proof is None else logfile.size(unit.log_path)
-    unit.follower = logfile.Follower(unit.log_path, at=at)
+    unit.follower = follow.Follower(unit.log_path, at=at, patience=follow.PATIENCE)
     if known.proof is not None:
         from ollamux.ollama.judge import Proof, Verdict
 

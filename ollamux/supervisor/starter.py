@@ -18,7 +18,7 @@ from ollamux.ollama.env import child_env, expand
 from ollamux.ollama.version import Version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
 from ollamux.supervisor.unit import Unit
-from ollamux.system import child, logfile, ports
+from ollamux.system import child, follow, logfile, ports
 from ollamux.system.clock import monotonic
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Starter:
         if unit.state.spawns:
             unit.tally = restarted(unit.tally, gen)
         unit.spawned_at = monotonic()
-        unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
+        unit.follower = follow.Follower(unit.log_path, at=unit.log_start, patience=follow.PATIENCE)
         if self._core.fleet.supervisor.max_parallel_starts:
             self._core.loop.call_later(SLOT_HOLD_S, self._core.free_slots)
         self._core.dispatch(unit, ev.Spawned(gen=gen, pid=unit.child.pid))

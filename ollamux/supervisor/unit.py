@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ollamux.supervisor.canary import CanaryWatch
     from ollamux.supervisor.http import Request
     from ollamux.system.child import Child
-    from ollamux.system.logfile import Follower
+    from ollamux.system.follow import Follower
     from ollamux.system.loop import Timer
 
 

@@ -13,7 +13,11 @@ from ollamux.system import logfile
 from ollamux.system.clock import monotonic
 
 INTERVAL_S = 10.0
+HURRY_S = 1.0
+"""A log that grows fast is looked at again after this time."""
 _COMPLAIN_AGAIN_S = 60.0
+OWN_LOG = "supervisor.log"
+"""What a supervisor in the background prints; written by `up`."""
 
 
 class Upkeep:
@@ -31,7 +35,10 @@ class Upkeep:
         """The very bytes of the configuration in force."""
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)
         self._complained_at = -_COMPLAIN_AGAIN_S
+        self._sizes: dict[str, int] = {}
+        self._grown = core.fleet.supervisor.log_total_max_bytes  # who knows what was before us
         core.loop.call_later(INTERVAL_S, self._look)
+        core.loop.call_later(INTERVAL_S, self._look_at_logs)
 
     def _look(self) -> None:
         self._core.loop.call_later(INTERVAL_S, self._look)
@@ -40,19 +47,36 @@ class Upkeep:
         except OllamuxError as error:
             self._complain(error.message)
         self._memory.look_after()
-        self._rotate()
         self._compare_config()
 
-    def _rotate(self) -> None:
+    def _look_at_logs(self) -> None:
+        """Rotate what has grown too large; of a log that grows faster than that, a part is dropped and this said."""
         supervisor = self._core.fleet.supervisor
-        for unit in self._core.units.values():
-            if logfile.size(unit.log_path) <= supervisor.log_max_bytes:
-                continue
-            try:
-                logfile.rotate(unit.log_path, keep=supervisor.log_keep)
-                unit.log_start = 0
-            except OSError as error:
-                self._complain(f"the log {unit.log_path} cannot be rotated: {error.strerror}")
+        most = supervisor.log_max_bytes
+        hurry = False
+        paths = [(unit.log_path, unit) for unit in self._core.units.values()]
+        for path, unit in (*paths, (f"{self._core.log_dir}/{OWN_LOG}", None)):
+            size = logfile.size(path)
+            grown, self._sizes[path] = size - self._sizes.get(path, size), size
+            hurry = hurry or grown > most / 4
+            self._grown += max(0, grown)
+            if size > most and self._rotate(path, supervisor.log_keep if unit is not None else 1, most):
+                self._sizes[path] = 0
+                if unit is not None:
+                    unit.log_start = 0
+        if self._grown >= supervisor.log_total_max_bytes / 100:
+            self._grown = 0
+            logfile.keep_below(self._core.log_dir, supervisor.log_total_max_bytes)
+        delay_s = min(HURRY_S, INTERVAL_S) if hurry else INTERVAL_S
+        self._core.loop.call_later(delay_s, self._look_at_logs)
+
+    def _rotate(self, path: str, keep: int, most: int) -> bool:
+        try:
+            logfile.rotate(path, keep=keep, most=2 * most)
+        except OSError as error:
+            self._complain(f"the log {path} cannot be rotated: {error.strerror}")
+            return False
+        return True
 
     def replace_source(self, source: bytes) -> None:
         """Compare with other bytes from now on: they are in force."""

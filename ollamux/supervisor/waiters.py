@@ -124,7 +124,8 @@ class _Waiter:
         return self.finished
 
     def _too_late(self) -> None:
-        waited = format_duration(self._timeout_s)
+        brief = self._timeout_s < 0.1  # where "0 s" would be said
+        waited = f"{self._timeout_s * 1000:g} ms" if brief else format_duration(self._timeout_s)
         for name, (unit, _) in self._units.items():
             if name not in self._outcomes:
                 phase = unit.state.phase.value

@@ -11,6 +11,8 @@ from ollamux.domain.errors import DeniedError, OllamuxError, RefusedError
 
 _UNKNOWN_OWNER = 65534
 """What the kernel says of a file whose owner does not exist in this container (user_namespaces(7))."""
+DRAFT = ".new"
+"""What is being written has this at its end, behind the number of the writer."""
 
 
 def private_dir(path: str) -> None:
@@ -46,6 +48,12 @@ def folder_error(path: str, error: OSError) -> OllamuxError:
         return DeniedError(f"cannot write {path}: {error.strerror}", hint="check who owns the folder")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OllamuxError(f"cannot write {path}: no space left", hint="free some space on that disk")
+    above = _no_folder_above(path)
+    if above is not None:
+        return DeniedError(
+            f"cannot make {path}: {above} is not a folder",
+            hint="OLLAMUX_STATE_DIR, OLLAMUX_LOG_DIR and OLLAMUX_RUNTIME_DIR say where ollamux keeps its files",
+        )
     return OllamuxError(f"cannot write {path}: {error.strerror}")
 
 
@@ -91,12 +99,20 @@ def _group_of_others(gid: int) -> str | None:
     return f"the group {group.gr_name}" if set(group.gr_mem) - ourselves else None
 
 
+def _no_folder_above(path: str) -> str | None:
+    """Return what stands in the way of a folder: the nearest thing above it that is there and is none."""
+    above = os.path.dirname(path)
+    while above not in ("", "/") and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    return above if above and os.path.lexists(above) and not os.path.isdir(above) else None
+
+
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
     """Replace a file as a whole, so that a reader sees the old or the new content, never a part.
 
     With `sync` the content survives a power cut. Raises OSError.
     """
-    temporary = f"{path}.{os.getpid()}.new"
+    temporary = f"{path}.{os.getpid()}{DRAFT}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         try:
@@ -117,6 +133,21 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600, sync: bool = Fals
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def sweep_drafts(folder: str) -> None:
+    """Remove what `write_atomic` left unfinished in a folder of ours: plain files whose writer is no more."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                writer = entry.name.removesuffix(DRAFT).rpartition(".")[2]
+                if not entry.name.endswith(DRAFT) or not (writer.isascii() and writer.isdigit()):
+                    continue
+                ours = entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+                if ours and not os.path.exists(f"/proc/{writer}"):
+                    os.unlink(entry.path)
+    except OSError:
+        pass  # it is only untidy
 
 
 def read_bounded(path: str, limit: int) -> bytes | None:

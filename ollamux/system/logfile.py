@@ -1,4 +1,4 @@
-"""The log a child appends to itself, and its rotation.
+"""The log a child appends to itself: opening it, its rotation, and how much room all logs take.
 
 A child keeps its descriptor for life, so a log is rotated by copying it and cutting the original. That is sound only
 because the descriptor was opened for appending: the child then goes on at the new end of the file.
@@ -6,8 +6,17 @@ because the descriptor was opened for appending: the child then goes on at the n
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import suppress
+from typing import NamedTuple
+
+BEING_COPIED = ".new"
+"""What the copy is called until it is whole; one that is found later was left by a rotation that was cut short."""
+DROPPED = b"[ollamux: "
+"""A copy that lacks the beginning of its log begins with this."""
+_SAMPLE = 256
 
 
 def open_log(path: str) -> int:
@@ -40,66 +49,137 @@ def tail(path: str, most: int, *, since: int) -> bytes:
         os.close(fd)
 
 
-def rotate(path: str, *, keep: int) -> None:
+def rotate(path: str, *, keep: int, most: int | None = None) -> None:
     """Move path.1 to path.2 and so on, copy path to path.1, and cut path. Raises OSError when the disk is full.
 
-    What the child writes between copy and cut is carried over, unless it writes faster than it can be copied.
+    What the child writes meanwhile is carried over, unless it writes faster than it can be copied. Of a log that has
+    grown beyond `most` bytes the newest are kept, behind a line that says so. On a full disk the oldest copy makes
+    room for the newest; where there is none nothing is changed.
     """
-    if keep > 0:
-        for number in range(keep, 1, -1):
-            if os.path.exists(f"{path}.{number - 1}"):
-                os.replace(f"{path}.{number - 1}", f"{path}.{number}")
-        _copy(path, f"{path}.1")
-    os.truncate(path, 0)
-
-
-def _copy(source: str, target: str) -> None:
-    read = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    if keep <= 0:
+        os.truncate(path, 0)
+        return
+    source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        write = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            limit = 2 * os.fstat(read).st_size + 65536
-            while limit > 0 and (sent := os.sendfile(write, read, None, 1 << 20)):
-                limit -= sent
-        finally:
-            os.close(write)
+        while True:
+            try:
+                _move(source, path, keep=keep, most=most)
+                return
+            except OSError as error:
+                with suppress(FileNotFoundError):
+                    os.unlink(path + BEING_COPIED)
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _drop_oldest(path):
+                    raise
     finally:
-        os.close(read)
+        os.close(source)
 
 
-class Follower:
-    """Reads what was appended to a file since the last look, across rotation by copy and cut."""
+def _move(source: int, path: str, *, keep: int, most: int | None) -> None:
+    fresh = path + BEING_COPIED
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    target = os.open(fresh, flags, 0o600)
+    try:
+        total = os.fstat(source).st_size
+        dropped = total - most if most is not None and total > most else 0
+        if dropped:
+            os.write(target, DROPPED + f"{dropped} bytes were dropped here; the log grew too fast]\n".encode())
+        os.lseek(source, dropped, os.SEEK_SET)
+        _carry_over(source, target, total - dropped)
+        if not is_unfinished(source, f"{path}.1"):  # else this very log was copied before, by one who was killed then
+            for number in range(keep, 1, -1):
+                with suppress(FileNotFoundError):
+                    os.replace(f"{path}.{number - 1}", f"{path}.{number}")
+        os.replace(fresh, f"{path}.1")
+        # The very last, so that nearly nothing can come between it and the cut.
+        _carry_over(source, target, max(total - dropped, 1 << 20))
+        os.ftruncate(source, 0)
+    finally:
+        os.close(target)
 
-    def __init__(self, path: str, *, at: int = 0) -> None:
-        self.path = path
-        self.at = at
 
-    def read(self, limit: int = 1 << 20) -> bytes:
-        """Return at most `limit` new bytes; empty where there are none or the file cannot be read."""
-        try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        try:
-            rest = b""
-            if os.fstat(fd).st_size < self.at:
-                rest = self._rest_of_rotated(limit)
-                self.at = 0
-            data = os.pread(fd, limit, self.at)
-            self.at += len(data)
-            return rest + data
-        except OSError:
-            return b""
-        finally:
-            os.close(fd)
+def _carry_over(source: int, target: int, limit: int) -> None:
+    while limit > 0 and (sent := os.sendfile(target, source, None, 1 << 20)):
+        limit -= sent
 
-    def _rest_of_rotated(self, limit: int) -> bytes:
-        """Return what was written after the last look and before the file was copied away and cut."""
-        try:
-            fd = os.open(f"{self.path}.1", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""
-        try:
-            return os.pread(fd, limit, self.at)
-        finally:
-            os.close(fd)
+
+def is_unfinished(live: int, copy: str) -> bool:
+    """Whether a copy was made of a log that is not cut yet: the log then begins with all that is in the copy."""
+    try:
+        fd = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        length = os.fstat(fd).st_size
+        if not 0 < length <= os.fstat(live).st_size:
+            return False
+        return all(os.pread(fd, _SAMPLE, at) == os.pread(live, min(_SAMPLE, length - at), at) for at in _ends(length))
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _ends(length: int) -> tuple[int, int]:
+    return 0, max(0, length - _SAMPLE)
+
+
+def rotated(path: str) -> list[int]:
+    """Return the numbers of the copies that there are, the newest first."""
+    folder, _, base = path.rpartition("/")
+    try:
+        names = os.listdir(folder or ".")
+    except OSError:
+        return []
+    numbers = (name.removeprefix(base + ".") for name in names if name.startswith(base + "."))
+    return sorted(int(number) for number in numbers if number.isascii() and number.isdigit())
+
+
+def drop_unfinished(folder: str) -> None:
+    """Remove copies that were being made when the supervisor was killed. To be called while nobody rotates."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".log" + BEING_COPIED) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry.path)
+
+
+def _drop_oldest(path: str) -> bool:
+    numbers = rotated(path)
+    if numbers:
+        os.unlink(f"{path}.{numbers[-1]}")
+    return bool(numbers)
+
+
+class _Copy(NamedTuple):
+    modified_ns: int
+    path: str
+    size: int
+
+
+def keep_below(folder: str, most: int) -> list[str]:
+    """Remove the oldest copies, of whatever log, until all files of a folder take no more than so many bytes.
+
+    Returns what was removed. The logs themselves stay, however large they are.
+    """
+    total, copies = 0, []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                found = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(found.st_mode):
+                    continue
+                total += found.st_size
+                name, _, number = entry.name.rpartition(".")
+                if name.endswith(".log") and number.isascii() and number.isdigit():
+                    copies.append((_Copy(found.st_mtime_ns, entry.path, found.st_size), name, int(number)))
+    except OSError:
+        return []
+    removed = []
+    # Of one log the higher number is the older, whatever a clock that was set says.
+    for copy, _, _ in sorted(copies, key=lambda one: (one[0].modified_ns, one[1], -one[2])):
+        if total <= most:
+            break
+        with suppress(OSError):
+            os.unlink(copy.path)
+            removed.append(copy.path)
+            total -= copy.size
+    return removed

@@ -121,6 +121,7 @@ def fleets(draw: st.DrawFn) -> FleetSpec:
             on_death=draw(st.sampled_from(OnDeath)),
             log_max_bytes=draw(sizes),
             log_keep=draw(st.integers(0, 100)),
+            log_total_max_bytes=draw(sizes),
             notify=draw(st.sampled_from([(), ("/bin/true",), ("/bin/sh", "-c", 'echo "ü"\t')])),
         ),
         instances=tuple(draw(instances(number)) for number in range(draw(st.integers(1, 3)))),

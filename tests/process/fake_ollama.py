@@ -15,7 +15,7 @@ The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all th
 Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
                 · RUNNER_AGAIN (one that was killed is replaced); on SIGUSR1 one begins to compute, or stops
 Whatever the knobs say, a server that is started while another one, or a runner of it, is there leaves a file `overlap`.
-Its log:        FLOOD=bytes at the start · FLOOD_LINES=lines per answer
+Its log:        FLOOD=bytes at the start · FLOOD_LINES=lines per answer · FLOOD_NOW=bytes, in lines, from now on
 """
 
 import fcntl
@@ -170,11 +170,23 @@ def watch_knobs():
         if code:
             say(knob("WORDS") or "")
             os._exit(int(code))
+        if knob("FLOOD_NOW"):
+            flood(int(knob("FLOOD_NOW")))
         if knob("KILL_SESSION"):
             os.killpg(0, signal.SIGKILL)
         if knob("RUNNER_AGAIN"):
             replace_runners()
         time.sleep(POLL_S)
+
+
+def flood(size):
+    """Write so much to the log, a megabyte at a time, then say so."""
+    line = '[GIN] 2026/01/31 - 12:00:05 | 200 | 1.2ms | 10.0.0.1 | POST "/api/generate"'
+    block = ((line + "\n") * 12000).encode()
+    while size > 0:
+        size -= os.write(2, block)
+        time.sleep(POLL_S)
+    os.unlink(os.path.join(FOLDER, "flood-now"))
 
 
 def respond(connection, status, body, kind="application/json"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import stat
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,102 @@ def test_R51_with_none_kept_the_log_is_cut(box: Box) -> None:
 
     box.clear("a", "flood-lines")
     assert os.listdir(box.logs) == ["a.log"]
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Return what the files of a folder take; one that goes away meanwhile is left out."""
+    found = {}
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            found[path.name] = path.stat().st_size
+    return found
+
+
+def ticks(pid: int) -> int:
+    """Return the CPU time of a process in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
+def test_R51_a_flood_of_200_MB_costs_the_supervisor_little_and_the_disk_a_bounded_part(box: Box) -> None:
+    box.config("a", "b", supervisor={"log_max": "4MiB", "log_keep": 2}, health={"interval": "1s"})
+    supervisor = box.up()
+    pid = box.instance("a")["pid"]
+    rounds, before = box.rounds(), ticks(supervisor.pid)
+    box.set("a", "flood-now", 200_000_000)
+
+    copies = [0]
+
+    def over() -> bool:
+        copies.append(sum(size for name, size in sizes(box.logs).items() if name.startswith("a.log.")))
+        return not (box.knobs("a") / "flood-now").exists()
+
+    wait_for(over, "the flood is over", timeout=60)
+    wait_for(lambda: sizes(box.logs)["a.log"] <= 4 << 20, "the last of it is rotated")
+
+    assert 0 < max(copies) <= 100_000_000, "two copies and one in the making, however much was written"
+    assert ticks(supervisor.pid) - before < 300
+    assert box.rounds() - rounds < 2000
+    assert box.instance("a")["pid"] == pid
+    assert [box.instance(name)["phase"] for name in ("a", "b")] == ["READY", "READY"]
+    assert set(sizes(box.logs)) <= {"a.log", "a.log.1", "a.log.2", "b.log"}
+
+
+def test_R51_all_logs_together_keep_within_their_room(box: Box) -> None:
+    box.config("a", "b", supervisor={"log_max": "64KiB", "log_keep": 9, "log_total_max": "400KiB"})
+    box.logs.mkdir(mode=0o700)
+    for number in (1, 2):
+        (box.logs / f"gone.log.{number}").write_bytes(b"x" * 150_000)
+        os.utime(box.logs / f"gone.log.{number}", (1_000_000, 1_000_000))
+    box.up()
+    for name in ("a", "b"):
+        box.set(name, "flood-lines", 200)
+
+    wait_for(lambda: not list(box.logs.glob("gone.log.*")), "what is oldest goes first, whosever it was")
+    wait_for(lambda: (box.logs / "a.log.2").exists() or (box.logs / "b.log.2").exists(), "newer ones are kept")
+
+    for name in ("a", "b"):
+        box.clear(name, "flood-lines")
+    wait_for(lambda: sum(sizes(box.logs).values()) <= 600_000, "it is bounded")
+    assert {"a.log", "b.log"} <= set(sizes(box.logs))
+
+
+def test_R51_what_the_supervisor_prints_itself_is_bounded_too(box: Box) -> None:
+    box.config("a", supervisor={"log_max": "64KiB"})
+    box.logs.mkdir(mode=0o700)
+    own = box.logs / "supervisor.log"
+    own.write_bytes(b"x" * 100_000)
+    box.up()
+
+    wait_for(lambda: own.stat().st_size == 0)
+
+    assert (box.logs / "supervisor.log.1").stat().st_size == 100_000
+
+
+def test_R51_the_record_is_bounded_and_its_numbers_go_on(box: Box) -> None:
+    box.config("a")
+    supervisor = box.up(haste={"ollamux.supervisor.journal._LARGEST_FILE": 2000})
+    for _ in range(12):
+        box.ask("restart", names=["a"])
+    record, older = box.state / "events.jsonl", box.state / "events.jsonl.1"
+
+    def numbers() -> list[int]:
+        files = [path for path in (older, record) if path.exists()]
+        return [json.loads(line)["seq"] for path in files for line in path.read_bytes().splitlines()]
+
+    found = numbers()
+    assert found == list(range(found[0], found[-1] + 1)) and found[0] > 1
+    assert sum(path.stat().st_size for path in (record, older) if path.exists()) < 5000
+    supervisor.signal(signal.SIGTERM)
+    supervisor.wait()
+    last = numbers()[-1]
+    with record.open("ab") as file:
+        file.write(b'{"seq": 1')  # cut short by a power failure
+    box.up()
+    lines = record.read_bytes().splitlines()
+    after = [json.loads(line)["seq"] for line in lines[lines.index(b'{"seq": 1') + 1 :]]
+    assert after[0] == last + 1, "the first new one is whole"
+    record.write_bytes(b"")  # what is torn is no event, for whoever reads it afterwards
 
 
 def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_start(box: Box) -> None:
