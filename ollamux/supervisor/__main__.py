@@ -29,12 +29,19 @@ Loaded = tuple[bytes, FleetSpec]
 def main(words: Sequence[str], env: Mapping[str, str], loaded: Loaded | None = None) -> int:
     """Run a supervisor. Words: --config PATH, --simulated, --ready-fd N, --viewer, --plain-fd N, --ascii.
 
-    `loaded` saves reading the file again, where the caller has just done so.
+    Or --handover N, to take over from the program that this one has replaced, or --check-handover N, to say whether
+    that is possible. `loaded` saves reading the file again, where the caller has just done so.
     """
     open_missing()
     options = _options(words)
+    if "check-handover" in options:
+        from ollamux.supervisor.taking import check
+
+        return check(int(options["check-handover"]))
     ready = int(options["ready-fd"]) if "ready-fd" in options else None
     try:
+        if "handover" in options:
+            return _take_over(int(options["handover"]), env)
         return supervise(_launch(options, env, ready, loaded))
     except OllamuxError as error:
         told = error
@@ -81,6 +88,18 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
     )
 
 
+def _take_over(fd: int, env: Mapping[str, str]) -> int:
+    from ollamux.supervisor.carried import read
+    from ollamux.supervisor.taking import launch_of
+
+    try:
+        handed = read(fd)
+    except ValueError as error:
+        raise OllamuxError(str(error), hint="ollamux up finds the instances again") from error
+    os.close(fd)
+    return supervise(launch_of(handed, env), handed)
+
+
 def _load(config: Path, state: str) -> Loaded:
     source = read_source(config)
     return source, load_fleet(source, str(config), cache_path(state))
@@ -105,7 +124,8 @@ def _attach(simulated: bool) -> frozenset[int]:
 
 if __name__ == "__main__":
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `up` held it back until here
+        if "--handover" not in sys.argv:  # there all signals are held back until somebody can answer them
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `up` held it back until here
         sys.exit(main(sys.argv[1:], dict(os.environ)))
     except KeyboardInterrupt:
         sys.exit(int(Exit.OK))

@@ -27,7 +27,7 @@ class Notifier:
         self._core = core
         self._argv = list(argv)
         self._env = dict(env)
-        self._told: dict[str, str] = {}
+        self.told: dict[str, str] = {}
         self._last: dict[str, float] = {}
         self._planned: set[str] = set()
         if argv:
@@ -35,7 +35,7 @@ class Notifier:
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
         state = condition(unit)
-        if state is None or state == self._told.get(unit.name, "READY") or unit.name in self._planned:
+        if state is None or state == self.told.get(unit.name, "READY") or unit.name in self._planned:
             return
         wait = self._last.get(unit.name, -SPACING_S) + SPACING_S - monotonic()
         if wait <= 0:
@@ -52,7 +52,7 @@ class Notifier:
     def _later(self, unit: Unit) -> None:
         self._planned.discard(unit.name)
         state = condition(unit)
-        if state is not None and state != self._told.get(unit.name, "READY"):
+        if state is not None and state != self.told.get(unit.name, "READY"):
             self._tell(unit)
 
     def _tell(self, unit: Unit) -> None:
@@ -63,11 +63,11 @@ class Notifier:
             "schema": EVENT_SCHEMA,
             "time": rfc3339(wall()),
             "instance": unit.name,
-            "from": self._told.get(unit.name, "READY"),
+            "from": self.told.get(unit.name, "READY"),
             "to": state,
             "reason": reason_of(unit),
         }
-        self._told[unit.name] = state
+        self.told[unit.name] = state
         self._last[unit.name] = monotonic()
         self._run(unit, json.dumps(event, ensure_ascii=False).encode() + b"\n")
 

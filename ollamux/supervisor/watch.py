@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ollamux import __version__
 from ollamux.config.warn import start_warnings
 from ollamux.domain.phases import Phase
+from ollamux.supervisor import leisure
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
@@ -16,7 +19,7 @@ from ollamux.supervisor.notify import Notifier
 from ollamux.supervisor.preload import Preload
 from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.requests import Requests
-from ollamux.supervisor.server import Server
+from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
@@ -25,6 +28,9 @@ from ollamux.system.places import home
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.carried import Handover
+    from ollamux.supervisor.console import Console
+    from ollamux.supervisor.upgrade import Upgrade
 
 LEISURE_S = 0.5
 
@@ -42,6 +48,7 @@ class Watch:
         server: Server,
         environment: Callable[[Unit], Mapping[str, str]],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
+        carry: Callable[[], Handover],
     ) -> None:
         self._core = core
         self._gpus = gpus
@@ -53,30 +60,30 @@ class Watch:
         self.observer = Observer(
             core, gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
         )
-        Preload(core, self.checks)
+        self.preload = Preload(core, self.checks)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(
             core,
             self.observer,
             Waiters(core),
             shutdown=shutdown,
+            upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
             environment=environment,
             simulate=self._simulate if simulated else None,
         )
+        self._carry, self._memory = carry, memory
+        self._console: Console | None = None
+        self._upgrading: Upgrade | None = None
         gpus.listeners.append(self._on_gpus)
 
     def begin(self, early: list[dict[str, Any]]) -> None:
         """Catch up with what has been started, and tell what was recorded, before the loop runs."""
         launch = self._launch
-        if launch.plain_output is not None:
-            from ollamux.supervisor.console import Console
-
-            width = max((len(spec.name) for spec in launch.fleet.instances), default=0)
-            console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode, name_width=width)
+        self._begin_to_print()
+        if self._console is not None:
             for event in early:
-                console.event(event)
-            self._core.journal.listeners.append(console.event)
+                self._console.event(event)
         for warning in start_warnings(launch.fleet, root=os.geteuid() == 0 and launch.box is None):
             self._core.note(None, f"warning: {warning}")
         for unit in self._core.units.values():
@@ -84,15 +91,68 @@ class Watch:
         self._core.loop.call_later(LEISURE_S, self._at_leisure)
         self.observer.state = "running"
 
-    def _at_leisure(self) -> None:
-        """Import what is needed later: an installer may replace files under a running program."""
-        import difflib  # noqa: F401
-        import fnmatch  # noqa: F401
-
-        import ollamux.ollama.words
-        import ollamux.render.table  # noqa: F401
-
+    def _begin_to_print(self) -> None:
         launch = self._launch
+        if launch.plain_output is not None:
+            from ollamux.supervisor.console import Console
+
+            width = max((len(spec.name) for spec in launch.fleet.instances), default=0)
+            self._console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode, name_width=width)
+            self._core.journal.listeners.append(self._console.event)
+
+    def go_on(self, handed: Handover, clients: list[Client]) -> None:
+        """Go on from where the program before this one was; whoever waits goes on waiting."""
+        self._begin_to_print()
+        if self._console is not None:
+            self._console.unwritten = handed.plain_unwritten.encode("latin-1")
+        self.notifier.told = dict(handed.told)
+        self.observer.go_on(started_wall=handed.started_wall, started=handed.started)
+        self.observer.config_changed = handed.config_changed
+        self.observer.state = "running"
+        running = sum(unit.child is not None for unit in self._core.units.values())
+        what = f"{running} instance{'' if running == 1 else 's'} untouched"
+        self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
+        preloading = {unit.name for unit in handed.units if unit.preloading}
+        for unit in self._core.units.values():
+            self.checks.begin(unit)
+            self.checks.go_on(unit)
+            self.notifier.look(unit)
+            if unit.name in preloading and unit.state.phase is Phase.READY:
+                self.preload.go_on(unit)
+        for client in clients:
+            self.requests.go_on(client, handed.version)
+        self._core.loop.call_later(LEISURE_S, self._at_leisure)
+
+    def _upgrade(self, client: Client, version: str, timeout_s: float) -> None:
+        if self._upgrading is None:
+            from ollamux.supervisor.upgrade import Upgrade
+
+            self._upgrading = Upgrade(self._core, collect=self._collect, ready=self._before_upgrade)
+        self._upgrading.ask(client, version, timeout_s)
+
+    def _before_upgrade(self) -> None:
+        if self._console is not None:
+            self._console.flush()
+        self._memory.write(sync=False)
+
+    def _collect(self) -> Handover:
+        from ollamux.gpu.codec import inventory_to_json
+
+        machine, console = self._gpus.machine, self._console
+        return replace(
+            self._carry(),
+            plain_unwritten="" if console is None else console.unwritten.decode("latin-1"),
+            inventory=None if machine is None else inventory_to_json(machine),
+            sampled_at=self._gpus.sampled_at,
+            told=dict(self.notifier.told),
+            started_wall=self.observer.started_wall,
+            started=self.observer.started,
+            config_changed=self.observer.config_changed,
+        )
+
+    def _at_leisure(self) -> None:
+        launch = self._launch
+        leisure.load(simulated=launch.box is not None)
         self.upkeep = Upkeep(self._core, self._server, self.observer, config=launch.config, source=launch.source)
 
     def _on_gpus(self) -> None:

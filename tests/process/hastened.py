@@ -1,6 +1,8 @@
 """The supervisor, with some of its patience taken away: constants named in OX_HASTE are set before it starts.
 
 It also counts the rounds of its loop, in the file OX_ROUNDS: a loop that spins shows in their number, on any machine.
+When it is replaced by an exec it is this program again; while there is a file `exec-gate` beside OX_ROUNDS the new one
+waits, and says so in a file `exec-reached`.
 """
 
 import importlib
@@ -9,8 +11,22 @@ import mmap
 import os
 import selectors
 import sys
+import time
 
-with open(os.environ.pop("OX_ROUNDS"), "r+b") as file:
+if sys.argv[1:2] == ["--again"]:
+    OX_ROUNDS, OX_HASTE = sys.argv[2:4]
+    del sys.argv[1:4]
+else:
+    OX_ROUNDS, OX_HASTE = os.environ.pop("OX_ROUNDS"), os.environ.pop("OX_HASTE")
+
+GATE = os.path.join(os.path.dirname(OX_ROUNDS), "exec-gate")
+if "--handover" in sys.argv and os.path.exists(GATE):
+    with open(GATE.replace("-gate", "-reached"), "w") as file:
+        file.write(str(os.getpid()))
+    while os.path.exists(GATE):
+        time.sleep(0.01)
+
+with open(OX_ROUNDS, "r+b") as file:
     rounds = mmap.mmap(file.fileno(), 8)
 
 
@@ -23,12 +39,15 @@ class CountingSelector(selectors.EpollSelector):
 
 
 selectors.DefaultSelector = CountingSelector
-for name, value in json.loads(os.environ.pop("OX_HASTE")).items():
+for name, value in json.loads(OX_HASTE).items():
     module, _, constant = name.rpartition(".")
     loaded = importlib.import_module(module)
     getattr(loaded, constant)
     setattr(loaded, constant, value)
 
+from ollamux.supervisor import upgrade  # noqa: E402
 from ollamux.supervisor.__main__ import main  # noqa: E402 - after the constants are set
+
+upgrade.WORDS = ("-P", os.path.abspath(__file__), "--again", OX_ROUNDS, OX_HASTE)
 
 sys.exit(main([*sys.argv[1:], "--plain-fd", "1"], dict(os.environ)))
