@@ -1,4 +1,4 @@
-"""`ollamux upgrade`: let the installed version take over from the supervisor that runs, without touching an instance."""
+"""`ollamux upgrade`: let the installed version take over from the running supervisor, without touching an instance."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from ollamux import __version__
+from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.codec import fleet_from_json, fleet_to_json
 from ollamux.domain.errors import OllamuxError
 from ollamux.domain.spec import FleetSpec
@@ -54,9 +55,8 @@ def fleet_of(handover: Handover) -> FleetSpec:
             return fleet_from_json(prepared["fleet"])
         except (ValueError, KeyError, TypeError):
             pass  # read it anew, which takes longer and is needed by nobody but a developer
-    from ollamux.config.load import parse  # slow, and not wanted in a supervisor
-
-    return parse(handover.source.encode("latin-1"), handover.config or "the configuration")
+    cache = cache_path(state_dir(os.environ, simulated=handover.simulated))
+    return load_fleet(handover.source.encode("latin-1"), handover.config or "the configuration", cache)
 
 
 def launch_of(handover: Handover, env: Mapping[str, str]) -> Launch:

@@ -102,6 +102,7 @@ class Watch:
 
     def go_on(self, handed: Handover, clients: list[Client]) -> None:
         """Go on from where the program before this one was; whoever waits goes on waiting."""
+        leisure.load(simulated=handed.simulated)  # nobody waits for a start, and an installer may still be at work
         self._begin_to_print()
         if self._console is not None:
             self._console.unwritten = handed.plain_unwritten.encode("latin-1")
@@ -152,8 +153,8 @@ class Watch:
 
     def _at_leisure(self) -> None:
         launch = self._launch
-        leisure.load(simulated=launch.box is not None)
         self.upkeep = Upkeep(self._core, self._server, self.observer, config=launch.config, source=launch.source)
+        leisure.load(simulated=launch.box is not None)
 
     def _on_gpus(self) -> None:
         for unit in self._core.units.values():

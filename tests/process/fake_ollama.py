@@ -7,7 +7,8 @@ remove while the server runs.
 At the start:   STARTS=path (one line per start) · DUMP=path (what was inherited, as JSON) · KEY_S=seconds (makes a key
                 as ollama does: looks, waits, writes) · DAEMONISE · EXIT=code, with WORDS on standard error
 Before HTTP:    BIND_GATE, READY_GATE=path (waits until the file is there) · DEVICE_LINES=text for the log
-The answers:    HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
+The answers:    STREAM_PIECES=count (of what /api/chat streams)
+                HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
                 · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes
 The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all the time) · KILL_SESSION
 Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
@@ -163,6 +164,15 @@ def respond(connection, status, body, kind="application/json"):
     connection.sendall(data)
 
 
+def stream(connection):
+    """Answer piece by piece for a while, as a model does; the last piece says that it is the last."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n")
+    for _ in range(int(knob("STREAM_PIECES") or 50)):
+        connection.sendall(b'{"done":false}\n')
+        time.sleep(POLL_S)
+    connection.sendall(b'{"done":true}\n')
+
+
 def hang(connection):
     connection.recv(1)
 
@@ -204,6 +214,8 @@ def answer_path(connection, path):
         respond(connection, 200, b'{"version":"0.32.15"}')
     elif path == "/api/ps" and not knob("NO_PS"):
         respond(connection, 200, (knob("PS") or '{"models":[]}').encode())
+    elif path == "/api/chat":
+        stream(connection)
     elif path == "/api/generate":
         respond(connection, 200, b'{"done":true}')
     else:

@@ -2,7 +2,7 @@
 
 It also counts the rounds of its loop, in the file OX_ROUNDS: a loop that spins shows in their number, on any machine.
 When it is replaced by an exec it is this program again; while there is a file `exec-gate` beside OX_ROUNDS the new one
-waits, and says so in a file `exec-reached`.
+waits, and says so in a file `exec-reached`. With a file `spin` there the loop computes without end.
 """
 
 import importlib
@@ -20,9 +20,11 @@ else:
     OX_ROUNDS, OX_HASTE = os.environ.pop("OX_ROUNDS"), os.environ.pop("OX_HASTE")
 
 GATE = os.path.join(os.path.dirname(OX_ROUNDS), "exec-gate")
+SPIN = os.path.join(os.path.dirname(OX_ROUNDS), "spin")
 if "--handover" in sys.argv and os.path.exists(GATE):
-    with open(GATE.replace("-gate", "-reached"), "w") as file:
+    with open(GATE + ".new", "w") as file:
         file.write(str(os.getpid()))
+    os.rename(GATE + ".new", GATE.replace("-gate", "-reached"))
     while os.path.exists(GATE):
         time.sleep(0.01)
 
@@ -34,6 +36,8 @@ class CountingSelector(selectors.EpollSelector):
     """Counts how often it was asked."""
 
     def select(self, timeout=None):
+        while os.path.exists(SPIN):
+            open(SPIN + "ning", "w").close()
         rounds[:] = (int.from_bytes(rounds[:], "little") + 1).to_bytes(8, "little")
         return super().select(timeout)
 
