@@ -159,7 +159,7 @@ def upgrade(
     simulated: Simulated = False,
     quiet: Quiet = False,
 ) -> int:
-    """Replace the running supervisor by the installed version; the instances serve on.
+    """Let the installed version take over; the instances serve on.
 
     The new version is asked first whether it can take over. If it cannot, nothing changes.
     """
