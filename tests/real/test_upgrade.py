@@ -60,6 +60,7 @@ class Streams:
             self.done += 1
 
 
+@pytest.mark.timeout(600)  # five exchanges under load, on a machine that may be busy besides
 def test_no_generation_notices_upgrades_or_the_death_of_the_supervisor(box: Box, model: str) -> None:
     box.configure({"a": {}, "b": {}})  # at the default checks: clients that never pause may well slow an answer down
     box.up()
