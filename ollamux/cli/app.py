@@ -149,6 +149,21 @@ def down(
     return down(simulated=simulated, now=now, quiet=quiet)
 
 
+@app.command(epilog=EXIT_CODES)
+def upgrade(
+    timeout: Timeout = "1m",
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Let the installed version take over; the instances serve on.
+
+    The new version is asked first whether it can take over. If it cannot, nothing changes.
+    """
+    from ollamux.cli.upgrade import upgrade
+
+    return upgrade(timeout=timeout, simulated=simulated, quiet=quiet)
+
+
 All = Annotated[bool, typer.Option("--all", help="All instances.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once.")]
 

@@ -38,7 +38,12 @@ def up(
     timeout_s = seconds(timeout, "--timeout")
     simulated = simulate is not None
     if is_running(simulated):
-        return _running_already(simulated, ensure=ensure)
+        if ensure:
+            from ollamux.cli.hung import end_if_hung
+
+            end_if_hung(simulated)
+        if not ensure or is_running(simulated):
+            return _running_already(simulated, ensure=ensure)
     path = prepare_simulation(simulate, config) if simulate is not None else _configuration(config, ensure=ensure)
     if path is None:
         return int(Exit.OK)

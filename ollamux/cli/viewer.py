@@ -13,7 +13,7 @@ import time
 from ollamux.cli import screen
 from ollamux.cli.events import decoded
 from ollamux.cli.loglines import Filter, MergedLines, timed, whole_lines
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import OllamuxError, TimedOutError
 from ollamux.domain.snapshot import Status, from_json
 from ollamux.protocol.client import ask, connect
 from ollamux.render.lines import event_line, progress_block
@@ -46,6 +46,7 @@ class Viewer:
         self._settling = True
         self._names: list[str] = []
         self._phases: dict[str, str] = {}
+        self._last: Status | None = None
 
     def run(self) -> None:
         """Draw until the supervisor is gone, or has closed its socket, which is the last thing it does."""
@@ -70,7 +71,10 @@ class Viewer:
             connection = connect(os.environ, simulated=self._simulated)
             if connection is None:
                 return None
-            return from_json(ask(connection, {"cmd": "status"}, timeout_s=2.0)["status"])
+            self._last = from_json(ask(connection, {"cmd": "status"}, timeout_s=2.0)["status"])
+            return self._last
+        except TimedOutError:
+            return self._last  # it is there, and busy, or just being replaced by a newer version
         except OllamuxError:
             return None
 

@@ -70,6 +70,11 @@ class LogReader:
         self._keep(data[start:])
         return found
 
+    @property
+    def unread(self) -> int:
+        """How many bytes of a line that has not ended yet were taken."""
+        return len(self._partial)
+
     def close(self) -> list[ev.LogEvent]:
         """Take what is left for a line: no more will come."""
         return self._end_of_line()

@@ -20,7 +20,7 @@ from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
 from ollamux.system.descriptors import open_missing
 from ollamux.system.files import private_dir
-from ollamux.system.notify_socket import take_manager_env
+from ollamux.system.notify_socket import ManagerEnv, take_manager_env
 from ollamux.system.places import state_dir
 
 Loaded = tuple[bytes, FleetSpec]
@@ -30,12 +30,19 @@ Loaded = tuple[bytes, FleetSpec]
 def main(words: Sequence[str], env: Mapping[str, str], loaded: Loaded | None = None) -> int:
     """Run a supervisor. Words: --config PATH, --simulated, --ready-fd N, --viewer, --plain-fd N, --ascii.
 
-    `loaded` saves reading the file again, where the caller has just done so.
+    Or --handover N, to take over from the program that this one has replaced, or --check-handover N, to say whether
+    that is possible. `loaded` saves reading the file again, where the caller has just done so.
     """
     open_missing()
     options = _options(words)
+    if "check-handover" in options:
+        from ollamux.supervisor.taking import check
+
+        return check(int(options["check-handover"]))
     ready = int(options["ready-fd"]) if "ready-fd" in options else None
     try:
+        if "handover" in options:
+            return _take_over(int(options["handover"]), env)
         return supervise(_launch(options, env, ready, loaded))
     except OllamuxError as error:
         told = error
@@ -62,10 +69,7 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
     simulated = "simulated" in options
     state = state_dir(env, simulated=simulated)
     private_dir(state)
-    env = dict(env)
-    manager = take_manager_env(env, pid=os.getpid())
-    for name, _ in manager.variables:
-        os.environ.pop(name, None)  # the helper and the viewer inherit this one
+    env, manager = _without_manager(env)
     config = os.path.abspath(options["config"])
     source, fleet = loaded or _load(Path(config), state)
     if ready is not None:
@@ -85,6 +89,27 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
         plain_output=int(options["plain-fd"]) if "plain-fd" in options else None,
         unicode="ascii" not in options,
     )
+
+
+def _take_over(fd: int, env: Mapping[str, str]) -> int:
+    from ollamux.supervisor.carried import read
+    from ollamux.supervisor.taking import launch_of
+
+    try:
+        handed = read(fd)
+    except ValueError as error:
+        raise OllamuxError(str(error), hint="ollamux up finds the instances again") from error
+    os.close(fd)
+    env, manager = _without_manager(env)
+    return supervise(launch_of(handed, env, manager), handed)
+
+
+def _without_manager(env: Mapping[str, str]) -> tuple[dict[str, str], ManagerEnv]:
+    env = dict(env)
+    manager = take_manager_env(env, pid=os.getpid())
+    for name, _ in manager.variables:
+        os.environ.pop(name, None)  # the helper and the viewer inherit this one
+    return env, manager
 
 
 def _load(config: Path, state: str) -> Loaded:
@@ -111,7 +136,8 @@ def _attach(simulated: bool) -> frozenset[int]:
 
 if __name__ == "__main__":
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `up` held it back until here
+        if "--handover" not in sys.argv:  # there all signals are held back until somebody can answer them
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))  # `up` held it back until here
         sys.exit(main(sys.argv[1:], dict(os.environ)))
     except KeyboardInterrupt:
         sys.exit(int(Exit.OK))

@@ -36,6 +36,7 @@ from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
 from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
+    from ollamux.supervisor.carried import Handover
     from ollamux.supervisor.watch import Watch
 
 GPU_PATIENCE_S = 0.5
@@ -79,15 +80,20 @@ def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def supervise(launch: Launch) -> int:
-    """Run until told to stop. Returns the exit code; raises OllamuxError before anything was started."""
+def supervise(launch: Launch, handed: Handover | None = None) -> int:
+    """Run until told to stop. Returns the exit code; raises OllamuxError before anything was started.
+
+    With `handed` go on in the place of the program that this one has replaced.
+    """
     simulated = launch.box is not None
-    programs = check_programs(launch.fleet, launch.env)
+    programs = check_programs(launch.fleet, launch.env) if handed is None else {}
     state = state_dir(launch.env, simulated=simulated)
     logs = log_dir(launch.env, simulated=simulated)
     private_dir(state)
     lock = Lock(f"{state}/lock")
-    if not _take(lock):
+    if handed is not None:
+        lock.inherit(handed.lock)
+    elif not _take(lock):
         pid = lock.holder()
         who = f" (pid {pid})" if pid is not None else ""
         raise RefusedError(
@@ -99,7 +105,7 @@ def supervise(launch: Launch) -> int:
         drop_unfinished(logs)
         if launch.config is not None:
             _keep(f"{state}/config-path", launch.config)
-        return _Supervisor(launch, state=state, logs=logs, programs=programs).run()
+        return _Supervisor(launch, lock, state=state, logs=logs, programs=programs, handed=handed).run()
     finally:
         lock.release()
 
@@ -142,11 +148,20 @@ def longest_stop_s(specs: Iterable[InstanceSpec]) -> float:
 class _Supervisor:
     """Everything wired together."""
 
-    def __init__(self, launch: Launch, *, state: str, logs: str, programs: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        lock: Lock,
+        *,
+        state: str,
+        logs: str,
+        programs: Mapping[str, str],
+        handed: Handover | None,
+    ) -> None:
         _settle_process(state)
-        self._launch = launch
+        self._launch, self._lock, self._handed = launch, lock, handed
         simulated = launch.box is not None
-        owner = f"{state} {_identity(state)}"
+        owner = (handed and handed.owner) or f"{state} {_identity(state)}"
         self.core = core = Core(launch.fleet, journal=Journal(state), owner=owner, log_dir=logs)
         self.gpus = Gpus(core, source="simulated" if simulated else "auto", box=launch.box, env=launch.env)
         self.starter = Starter(
@@ -181,16 +196,24 @@ class _Supervisor:
             core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means what it says
             core.loop.on_signal(signal.SIGHUP, self._hang_up)
-        self.server.listen()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program before this one held all of them back
+        clients: list[Client] = []
+        if self._handed is None:
+            self.server.listen()
+        else:
+            clients = self.server.take_over(self._handed.listener, self._handed.clients)
         try:
             early: list[dict[str, Any]] = []
             core.journal.listeners.append(early.append)
             if self.memory.warning is not None:
                 core.note(None, self.memory.warning)
-            recover(core, self.memory, self.effects, self._look_whether_down)
-            self._start_wanted()
+            if self._handed is None:
+                recover(core, self.memory, self.effects, self._look_whether_down)
+                self._start_wanted()
+            else:
+                self._take_over(self._handed)
             core.journal.listeners.remove(early.append)
-            self._begin_to_watch(early)
+            self._begin_to_watch(early, clients)
             self.service.ready()
             launch.announce(self.server.path)
             if launch.attach is not None:
@@ -210,10 +233,22 @@ class _Supervisor:
             if unit.spec.enabled and not self.memory.of(unit.name).stopped and unit.child is None:
                 self.core.dispatch(unit, ev.StartAsked())
         self.memory.plan()
+        self._read_gpus()
+
+    def _take_over(self, handed: Handover) -> None:
+        from ollamux.supervisor.carry import take_over
+
+        take_over(self.core, self.gpus, self.effects, handed)
+        self.starter.recall_versions(handed.versions)
+        self._viewers = frozenset(pid for pid in handed.viewers if child.is_ours(pid))
+        self.memory.plan()
+        self._read_gpus()
+
+    def _read_gpus(self) -> None:
         pinned = any(spec.pinning is not Pinning.CPU and spec.enabled for spec in self._launch.fleet.instances)
         self.core.loop.call_later(0.0 if pinned else GPU_PATIENCE_S, self.gpus.begin)
 
-    def _begin_to_watch(self, early: list[dict[str, Any]]) -> None:
+    def _begin_to_watch(self, early: list[dict[str, Any]], clients: list[Client]) -> None:
         # Imported only now: the children start while we still load what watches them.
         from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
@@ -232,8 +267,19 @@ class _Supervisor:
             service=self.service,
             check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
+            carry=self._carry,
         )
-        self._watch.begin(early)
+        if self._handed is None:
+            self._watch.begin(early)
+        else:
+            self._watch.go_on(self._handed, clients)
+            self._handed = None
+
+    def _carry(self) -> Handover:
+        from ollamux.supervisor.carry import handover
+
+        core, lock, server = self.core, self._lock.fileno(), self.server.carried()
+        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter)
 
     def _handle(self, client: Client, request: dict[str, Any]) -> None:
         assert self._watch is not None  # noqa: S101 - the loop, and with it every client, begins after it

@@ -67,6 +67,13 @@ class Checks:
                 if what in unit.check_timers and what not in unit.requests:
                     self._plan(unit, what, unit.spec.health.interval_s)
 
+    def go_on(self, unit: Unit) -> None:
+        """Ask an instance that the program before this one was asking."""
+        unit.slept_s = asleep_s()
+        if unit.state.phase in SERVING and unit.state.phase is not Phase.STARTING:
+            self._plan(unit, "api", FIRST_LOOK_S)
+            self.ask_scheduler(unit)
+
     def _plan(self, unit: Unit, what: str, delay_s: float) -> None:
         ask = self._ask_api if what == "api" else self.ask_scheduler
         old = unit.check_timers.pop(what, None)

@@ -26,7 +26,7 @@ class Console:
         self._fd = fd
         self._unicode = unicode
         self.name_width = 0
-        self._unwritten = b""
+        self.unwritten = b""
         self._closed = False
         self._planned = False
 
@@ -38,21 +38,21 @@ class Console:
     def say(self, line: str) -> None:
         """Write a line, soon."""
         data = line.encode("utf-8" if self._unicode else "ascii", "replace") + b"\n"
-        if not self._closed and len(self._unwritten) + len(data) <= _MOST_UNWRITTEN:
-            self._unwritten += data
+        if not self._closed and len(self.unwritten) + len(data) <= _MOST_UNWRITTEN:
+            self.unwritten += data
             self.flush()
 
     def flush(self) -> None:
         """Write what can be written now."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        while self._unwritten and not self._closed:
+        while self.unwritten and not self._closed:
             ready = poll.poll(0)
             if not ready:
                 self._later()
                 return
             try:
-                self._unwritten = self._unwritten[os.write(self._fd, self._unwritten[:_PIECE]) :]
+                self.unwritten = self.unwritten[os.write(self._fd, self.unwritten[:_PIECE]) :]
             except BlockingIOError:
                 self._later()
                 return

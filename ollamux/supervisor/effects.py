@@ -76,6 +76,16 @@ class Effects:
         unit.child = leader
         self.watch(unit)
 
+    def take_over(self, unit: Unit, leader: Child, *, ended: bool) -> None:
+        """Go on with a process of the program before this one, at whatever point of its life it is."""
+        unit.child, unit.leader_ended = leader, ended
+        if not ended:
+            self.watch(unit)
+        elif unit.state.phase in GOING_DOWN:
+            self._core.loop.call_soon(lambda: self.look_at_members(unit))
+        if unit.state.phase is Phase.STUCK:
+            self._core.loop.call_soon(lambda: self._look_again(unit, unit.state.gen))
+
     def _known(self) -> frozenset[int]:
         return handled() | self.collected_elsewhere()
 

@@ -68,6 +68,13 @@ class Gpus:
         if self._reader is None and any(unit.spec.pinning is Pinning.GPUS for unit in self._core.units.values()):
             self.begin()
 
+    def recall(self, inventory: Inventory, sampled_at: float | None) -> None:
+        """Go on with the list that the program before this one had read."""
+        from ollamux.gpu.allocation import allowed
+
+        self.machine, self.sampled_at = inventory, sampled_at
+        self.inventory = allowed(inventory, self._env)
+
     def current(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Return the newest samples of devices, in the same order; a device that is gone keeps its last one."""
         known = {gpu.uuid: gpu for gpu in self.inventory.gpus} if self.inventory is not None else {}

@@ -32,14 +32,14 @@ class Notifier:
         """What is run; nothing where it is empty."""
         self._errands = Errands(core.loop, env, self._complain)
         self._complained_at = -COMPLAIN_AGAIN_S
-        self._told: dict[str, str] = {}
+        self.told: dict[str, str] = {}
         self._last: dict[str, float] = {}
         self._planned: set[str] = set()
         core.changed.append(self._on_change)
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
         state = condition(unit) if self.argv else None
-        if state is None or state == self._told.get(unit.name, "READY") or unit.name in self._planned:
+        if state is None or state == self.told.get(unit.name, "READY") or unit.name in self._planned:
             return
         wait = self._last.get(unit.name, -SPACING_S) + SPACING_S - monotonic()
         if wait <= 0 and not self._errands.full:
@@ -65,11 +65,11 @@ class Notifier:
             "schema": EVENT_SCHEMA,
             "time": rfc3339(wall()),
             "instance": unit.name,
-            "from": self._told.get(unit.name, "READY"),
+            "from": self.told.get(unit.name, "READY"),
             "to": state,
             "reason": None if reason is None else reason[:LONGEST_REASON],
         }
-        self._told[unit.name] = state
+        self.told[unit.name] = state
         self._last[unit.name] = monotonic()
         self._run(unit, json.dumps(event, ensure_ascii=False).encode() + b"\n")
 

@@ -76,6 +76,11 @@ class Preload:
             body=json.dumps(body).encode(),
         )
 
+    def go_on(self, unit: Unit) -> None:
+        """Load what the program before this one was loading: its request has gone with it."""
+        there = [model.name for model in unit.models]
+        self._begin(unit, tuple(p for p in unit.spec.preload if not any(same_model(p, name) for name in there)))
+
     def _renew(self, unit: Unit) -> None:
         """Pin again what lost its pin, now and then, and never against the server's own limit."""
         if not unit.spec.preload or "preload" in unit.requests or unit.state.phase is not Phase.READY:

@@ -5,10 +5,13 @@ Nothing is signalled but processes that carry our marker, each through a handle 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
+from typing import Any
 
 from ollamux.domain import events as ev
 from ollamux.domain.difference import LIVE_FIELDS
@@ -22,7 +25,7 @@ from ollamux.supervisor.record import Record, UnitRecord, load, save, stamp
 from ollamux.supervisor.starter import LEFTOVERS
 from ollamux.supervisor.unit import Unit, new_state
 from ollamux.system import follow, logfile, procs
-from ollamux.system.child import Child
+from ollamux.system.child import Child, is_ours
 from ollamux.system.clock import monotonic
 
 END_AFTER_S = 15.0
@@ -37,10 +40,20 @@ def fingerprint(spec: InstanceSpec) -> str:
     """
     import hashlib  # loads OpenSSL, which must not hold up the first start
 
-    plain = asdict(spec)
-    for key in LIVE_FIELDS:
-        del plain[key]
-    return hashlib.sha256(repr(sorted(plain.items())).encode()).hexdigest()
+    plain = {key: value for key, value in _said(spec).items() if key not in LIVE_FIELDS}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _said(value: Any) -> Any:
+    """Return a specification as plain values, without what equals its default.
+
+    So a version that adds a key with a default finds the fingerprint that the version before it wrote.
+    """
+    if is_dataclass(value):
+        return {each.name: _said(said) for each in fields(value) if (said := getattr(value, each.name)) != each.default}
+    if isinstance(value, tuple):
+        return [_said(each) for each in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 class Memory:
@@ -145,7 +158,7 @@ def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[],
             adopted.add(unit.mark)
     for pid, mark in running.items():
         if mark not in adopted:
-            _end(core, pid, mark, left_one)
+            end(core, pid, mark, left_one)
 
 
 def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running: dict[int, Mark]) -> bool:
@@ -155,7 +168,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     if known.fingerprint != fingerprint(unit.spec):
         return False
     try:
-        leader = Child(known.pid, ours=False)
+        leader = Child(known.pid, ours=is_ours(known.pid))
     except OSError:
         return False
     if leader.start_ticks != known.start_ticks or family.mark_of(known.pid) != mark:
@@ -184,7 +197,7 @@ def _adopt(core: Core, effects: Effects, unit: Unit, known: UnitRecord, running:
     return True
 
 
-def _end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
+def end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
     """End a process of ours that nobody needs any more; the instance it belonged to waits until it is gone."""
     try:
         handle = os.pidfd_open(pid)
@@ -211,7 +224,7 @@ def _end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
         del core.leftovers[pid]
         for other, its in family.marked(core.owner).items():
             if its == mark and other not in core.leftovers:
-                _end(core, other, its, done)  # started while we waited, by what has just ended
+                end(core, other, its, done)  # started while we waited, by what has just ended
         core.free(LEFTOVERS)
         done()
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ollamux import __version__
 from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, NotFoundError, RefusedError, UsageError
 from ollamux.domain.phases import NO_PROCESS, SERVING, Phase
 from ollamux.domain.snapshot import VIEWS, as_json
 from ollamux.domain.tally import asked_for
-from ollamux.domain.text import LONGEST_S
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.reload import Reload
 from ollamux.supervisor.server import Client
+from ollamux.supervisor.settling import Settling, timeout_of
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import Observer
-from ollamux.supervisor.waiters import Judge, Outcome, Waiters, ready_outcome, stopped_outcome
+from ollamux.supervisor.waiters import Waiters
 from ollamux.system.clock import monotonic
 
 Reply = Callable[[dict[str, Any]], None]
-DEFAULT_TIMEOUT_S = 300.0
 MENDABLE = frozenset({"cpu_fallback", "wrong_gpu"})
 """Device faults that a restart may mend. A spill or a lost card it does not, and cron must not cut streams for them."""
 
@@ -35,6 +36,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "restart": _CHANGE,
     "wait": frozenset({"timeout"}),
     "down": frozenset({"hurry"}),
+    "upgrade": frozenset({"version", "timeout"}),
     "env": frozenset({"name"}),
     "reload": frozenset({"digest", "dry_run", "wait", "timeout"}),
     "sim": frozenset({"fault", "target", "clear"}),
@@ -52,6 +54,7 @@ class Requests:
         waiters: Waiters,
         *,
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
+        upgrade: Callable[[Client, str, float], None],
         remember: Callable[[], None],
         environment: Callable[[Unit], Mapping[str, str]],
         reload: Reload,
@@ -59,8 +62,9 @@ class Requests:
     ) -> None:
         self._core = core
         self._observer = observer
-        self._waiters = waiters
+        self._settling = Settling(core, waiters, restart=self._restart_one)
         self._shutdown = shutdown
+        self._ask_upgrade = upgrade
         self._remember = remember
         self._environment = environment
         self._reloading = reload
@@ -73,6 +77,7 @@ class Requests:
             "restart": self._restart,
             "wait": self._wait,
             "down": self._down,
+            "upgrade": self._upgrade,
             "env": self._env,
             "reload": self._reload,
             "sim": self._sim,
@@ -157,14 +162,14 @@ class Requests:
                 self._count(unit)  # a restart before its time
             self._core.dispatch(unit, ev.StartAsked())
         self._remember()
-        self._settle(client, request, before, ready_outcome)
+        self._settling.settle(client, request, before, "ready")
 
     def _stop(self, client: Client, request: dict[str, Any]) -> None:
         units = self._units(request)
         for unit in units:
             self._core.dispatch(unit, ev.StopAsked())
         self._remember()
-        self._settle(client, request, {unit.name: unit.state.gen for unit in units}, stopped_outcome)
+        self._settling.settle(client, request, {unit.name: unit.state.gen for unit in units}, "stopped")
 
     def _restart(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()
@@ -178,11 +183,11 @@ class Requests:
         if request.get("if_unhealthy") is True:
             units = [unit for unit in units if unit.wanted and needs_restart(unit)]
         if request.get("rolling") is True:
-            self._roll(client, request, units, [])
+            self._settling.roll(client, request, units)
             return
         before = {unit.name: self._ask_restart(unit) for unit in units}
         self._remember()
-        self._settle(client, request, before, ready_outcome)
+        self._settling.settle(client, request, before, "ready")
 
     def _ask_restart(self, unit: Unit) -> int:
         """Ask for a new incarnation, and return the generation that is to be left.
@@ -205,32 +210,14 @@ class Requests:
         if warning is not None:
             self._core.note(unit, warning)
 
-    def _roll(self, client: Client, request: dict[str, Any], left: list[Unit], ended: list[Outcome]) -> None:
-        if not left or (ended and ended[-1].exit is not Exit.OK):
-            untouched = [Outcome(unit.name, Exit.REFUSED, "not restarted: an earlier one failed") for unit in left]
-            _report(client, [*ended, *untouched])
-            return
-        unit = left[0]
-        before = {unit.name: self._ask_restart(unit)}
+    def _restart_one(self, unit: Unit) -> int:
+        gen = self._ask_restart(unit)
         self._remember()
-        client.on_gone = self._waiters.wait(
-            before,
-            ready_outcome,
-            timeout_s=_timeout(request),
-            done=lambda outcomes: self._roll(client, request, left[1:], [*ended, *outcomes]),
-        )
+        return gen
 
     def _wait(self, client: Client, request: dict[str, Any]) -> None:
         units = [unit for unit in self._core.units.values() if unit.wanted]
-        self._settle(client, {**request, "wait": True}, {unit.name: -1 for unit in units}, ready_outcome)
-
-    def _settle(self, client: Client, request: dict[str, Any], before: dict[str, int], judge: Judge) -> None:
-        if request.get("wait") is False:
-            _report(client, [Outcome(name, Exit.OK, "asked") for name in before])
-            return
-        client.on_gone = self._waiters.wait(
-            before, judge, timeout_s=_timeout(request), done=lambda outcomes: _report(client, outcomes)
-        )
+        self._settling.settle(client, {**request, "wait": True}, {unit.name: -1 for unit in units}, "ready")
 
     def _down(self, client: Client, request: dict[str, Any]) -> None:
         names = [unit.name for unit in self._core.units.values() if unit.child is not None]
@@ -240,6 +227,27 @@ class Requests:
             client.answer({"v": PROTOCOL, "ok": True, "exit": int(exit_code), "stopped": names, "stuck": stuck})
 
         self._shutdown(self._core.shutting_down or request.get("hurry") is True, ended)
+
+    def _upgrade(self, client: Client, request: dict[str, Any]) -> None:
+        self._refuse_in_shutdown()
+        version = request.get("version")
+        if not isinstance(version, str):
+            raise UsageError("no version is named")
+        client.waits = {"upgrade": version}
+        self._ask_upgrade(client, version, timeout_of(request))
+
+    def go_on(self, client: Client, version: str) -> None:
+        """Go on with what a client waited for when the program before this one, of that version, was replaced."""
+        waits = client.waits
+        if waits is not None and "upgrade" in waits:
+            running = sum(unit.child is not None for unit in self._core.units.values())
+            reply = {"from": version, "to": __version__, "pid": os.getpid(), "instances": running}
+            client.answer({"v": PROTOCOL, "ok": True, "exit": 0, **reply})
+        elif waits is not None:
+            self._settling.go_on(client, waits)
+        elif client.asked and not client.answered:
+            error = RefusedError("the supervisor was replaced while it was asked", hint="ask again")
+            client.refuse(error)
 
     def _env(self, client: Client, request: dict[str, Any]) -> None:
         name = request.get("name")
@@ -262,11 +270,7 @@ class Requests:
             client.answer(answer)
             return
         started, stopped = self._reloading.apply(plan)
-
-        def judge(unit: Unit, gen: int) -> Outcome | None:
-            return stopped_outcome(unit, gen) if unit.name in stopped else ready_outcome(unit, gen)
-
-        self._settle(client, request, {**stopped, **started}, judge)
+        self._settling.settle(client, request, {**stopped, **started}, "reloaded")
 
     def _sim(self, client: Client, request: dict[str, Any]) -> None:
         if self._simulate is None:
@@ -320,25 +324,6 @@ def health_exit(core: Core) -> Exit:
     wanted = [unit for unit in core.units.values() if unit.wanted]
     well = all(unit.state.phase is Phase.READY and not unit.degraded for unit in wanted)
     return Exit.OK if well else Exit.DEGRADED
-
-
-def _report(client: Client, outcomes: list[Outcome]) -> None:
-    worst = max((outcome.exit for outcome in outcomes), key=_badness, default=Exit.OK)
-    client.on_gone = None
-    client.answer(
-        {"v": PROTOCOL, "ok": True, "exit": int(worst), "outcomes": [outcome.as_json() for outcome in outcomes]}
-    )
-
-
-def _badness(code: Exit) -> int:
-    return (Exit.OK, Exit.REFUSED, Exit.TIMEOUT, Exit.DEGRADED).index(code)
-
-
-def _timeout(request: dict[str, Any]) -> float:
-    value = request.get("timeout")
-    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-        return min(float(value), LONGEST_S)
-    return DEFAULT_TIMEOUT_S
 
 
 def _bounded(value: object, low: int, high: int, default: int) -> int:

@@ -9,13 +9,16 @@ import socket
 import stat
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollamux.domain.errors import OllamuxError, RefusedError
 from ollamux.protocol.client import LONGEST_LINE, PROTOCOL
 from ollamux.system.files import folder_error, private_dir
 from ollamux.system.loop import Loop, Timer
 from ollamux.system.places import LONGEST_SOCKET_PATH, SOCKET_NAME
+
+if TYPE_CHECKING:
+    from ollamux.supervisor.carried import CarriedClient, Listener
 
 MOST_CLIENTS = 32
 MOST_WAITING = 256
@@ -35,8 +38,32 @@ class Client:
         self.asked = False
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
+        self.waits: dict[str, Any] | None = None
+        """What it waits for, for the program that takes our place; see `requests`."""
         self._timer: Timer = server.loop.call_later(SEND_WITHIN_S, self._too_slow)
         server.loop.watch(connection.fileno(), read=self._readable)
+
+    @property
+    def answered(self) -> bool:
+        """Whether an answer is on its way, if it is not gone already."""
+        return bool(self._out)
+
+    def carried(self) -> CarriedClient:
+        """Return what the program that takes our place needs in order to go on."""
+        from ollamux.supervisor.carried import CarriedClient
+
+        received, unsent = self._in.decode("latin-1"), self._out.decode("latin-1")
+        fd = self._socket.fileno()
+        return CarriedClient(fd=fd, asked=self.asked, received=received, unsent=unsent, waits=self.waits)
+
+    def go_on(self, carried: CarriedClient) -> None:
+        """Go on from where the program before this one was."""
+        self.asked, self.waits = carried.asked, carried.waits
+        self._in, self._out = bytearray(carried.received, "latin-1"), carried.unsent.encode("latin-1")
+        if self._out:
+            self._timer.cancel()
+            self._timer = self._server.loop.call_later(SEND_WITHIN_S, self.close)
+            self._writable()
 
     def answer(self, reply: dict[str, Any]) -> None:
         """Send an object and close."""
@@ -44,6 +71,7 @@ class Client:
 
     def answer_bytes(self, data: bytes) -> None:
         """Send finished bytes and close."""
+        self.waits = None
         if self.gone or len(data) > _MOST_UNSENT:
             self.close()
             return
@@ -153,6 +181,32 @@ class Server:
             return
         if refused is not None:
             raise refused
+
+    def carried(self) -> tuple[Listener | None, tuple[CarriedClient, ...]]:
+        """Return the listening socket and all connections, for the program that takes our place."""
+        from ollamux.supervisor.carried import Listener
+
+        clients = tuple(client.carried() for client in self._clients)
+        if self._socket is None:
+            return None, clients
+        return Listener(fd=self._socket.fileno(), path=self.path, inode=self._inode), clients
+
+    def take_over(self, listener: Listener | None, clients: tuple[CarriedClient, ...]) -> list[Client]:
+        """Go on with the sockets of the program before this one; return the connections."""
+        if listener is None:
+            self.listen()
+        else:
+            os.set_inheritable(listener.fd, False)
+            self._socket = socket.socket(fileno=listener.fd)
+            self.path, self._inode = listener.path, listener.inode
+            self.loop.watch(listener.fd, read=self._accept)
+        for carried in clients:
+            os.set_inheritable(carried.fd, False)
+            connection = socket.socket(fileno=carried.fd)
+            connection.setblocking(False)
+            self._clients.append(Client(self, connection))
+            self._clients[-1].go_on(carried)
+        return list(self._clients)
 
     def _listen_at(self, folder: str) -> None:
         private_dir(folder)

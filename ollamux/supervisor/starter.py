@@ -15,7 +15,7 @@ from ollamux.domain.spec import OnDeath, Pinning
 from ollamux.domain.tally import restarted
 from ollamux.ollama.binary import find_ollama
 from ollamux.ollama.env import child_env, expand
-from ollamux.ollama.version import Version
+from ollamux.ollama.version import Version, parse_version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
 from ollamux.supervisor.unit import Unit
 from ollamux.system import child, follow, logfile, ports
@@ -49,6 +49,16 @@ class Starter:
     def learn_version(self, path: str, version: Version | None) -> None:
         """Remember which version a program is, for as long as it stays the same file."""
         self._versions[path] = (_identity(path), version)
+
+    def carried_versions(self) -> dict[str, tuple[int, int, str]]:
+        """Return what was learnt, for the program that takes our place."""
+        known = {path: (seen, version) for path, (seen, version) in self._versions.items() if version is not None}
+        return {path: (*seen, ".".join(map(str, version))) for path, (seen, version) in known.items()}
+
+    def recall_versions(self, carried: Mapping[str, tuple[int, int, str]]) -> None:
+        """Go on with what the program before this one had learnt."""
+        for path, (inode, changed, text) in carried.items():
+            self._versions[path] = ((inode, changed), parse_version(text))
 
     def spawn(self, unit: Unit, gen: int) -> None:
         """Start it, and report Spawned, SpawnBlocked or SpawnFailed."""

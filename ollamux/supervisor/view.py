@@ -48,10 +48,15 @@ class Observer:
         self._host = host
         self._config = config
         self._simulated = simulated
-        self._started_wall = wall()
-        self._started = monotonic()
+        self.started_wall = wall()
+        self.started = monotonic()
         self.config_changed = False
         self.state = "starting"
+
+    def go_on(self, *, started_wall: float | None, started: float | None) -> None:
+        """Go on as the supervisor that the program before this one was."""
+        self.started_wall = self.started_wall if started_wall is None else started_wall
+        self.started = self.started if started is None else started
 
     def status(self) -> Status:
         """Return the whole box, as last seen."""
@@ -66,10 +71,10 @@ class Observer:
             supervisor=SupervisorView(
                 pid=self._pid,
                 state=self.state,
-                started_at=rfc3339(self._started_wall),
+                started_at=rfc3339(self.started_wall),
                 config=self._config,
                 config_changed=self.config_changed,
-                uptime_s=round(monotonic() - self._started, 1),
+                uptime_s=round(monotonic() - self.started, 1),
                 version=__version__,
             ),
             host=host_view(inventory, name=self._host, trouble=self._gpus.trouble),

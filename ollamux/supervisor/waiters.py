@@ -70,13 +70,19 @@ class Waiters:
         core.changed.append(self._on_change)
 
     def wait(
-        self, units: dict[str, int], judge: Judge, *, timeout_s: float, done: Callable[[list[Outcome]], None]
+        self,
+        units: dict[str, int],
+        judge: Judge,
+        *,
+        timeout_s: float,
+        until: float,
+        done: Callable[[list[Outcome]], None],
     ) -> Callable[[], None]:
         """Call `done` once every instance is judged; `units` maps names to the generation to be left.
 
-        Returns what cancels the waiting.
+        `until` is when the `timeout_s` have passed. Returns what cancels the waiting.
         """
-        waiter = _Waiter(self._core, units, judge, timeout_s=timeout_s, done=done)
+        waiter = _Waiter(self._core, units, judge, timeout_s=timeout_s, until=until, done=done)
         if not waiter.look():
             self._waiting.append(waiter)
 
@@ -102,6 +108,7 @@ class _Waiter:
         judge: Judge,
         *,
         timeout_s: float,
+        until: float,
         done: Callable[[list[Outcome]], None],
     ) -> None:
         # The instances themselves: one that is removed meanwhile still has its last word.
@@ -111,7 +118,7 @@ class _Waiter:
         self._timeout_s = timeout_s
         self._outcomes: dict[str, Outcome] = {}
         self.finished = False
-        self._timer = core.loop.call_later(timeout_s, self._too_late)
+        self._timer = core.loop.call_at(until, self._too_late)
 
     def look(self) -> bool:
         """Judge again those that are still open; True once all are judged."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ollamux import __version__
 from ollamux.config.cache import cache_path
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
+from ollamux.supervisor import leisure
 from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
@@ -20,7 +23,7 @@ from ollamux.supervisor.preload import Preload
 from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.reload import Plan, Reload
 from ollamux.supervisor.requests import Requests
-from ollamux.supervisor.server import Server
+from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.upkeep import Upkeep
@@ -30,7 +33,9 @@ from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.carried import Handover
     from ollamux.supervisor.console import Console
+    from ollamux.supervisor.upgrade import Upgrade
 
 LEISURE_S = 0.5
 
@@ -54,6 +59,7 @@ class Watch:
         service: ServiceManager,
         check: Callable[[FleetSpec], object],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
+        carry: Callable[[], Handover],
     ) -> None:
         self._core = core
         self._gpus = gpus
@@ -69,7 +75,6 @@ class Watch:
         self.preload = Preload(core, self.checks)
         self.console: Console | None = None
         self.upkeep: Upkeep | None = None
-        self._memory = memory
         self._warned: tuple[str, ...] = ()
         self._source = launch.source
         state = state_dir(launch.env, simulated=simulated)
@@ -82,49 +87,110 @@ class Watch:
             self.observer,
             Waiters(core),
             shutdown=shutdown,
+            upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
             environment=lambda unit: starter.environment(unit, starter.program(unit)),
             reload=reload,
             simulate=self._simulate if simulated else None,
         )
+        self._carry = carry
+        self._upgrading: Upgrade | None = None
         gpus.listeners.append(self._on_gpus)
 
     def begin(self, early: list[dict[str, Any]]) -> None:
         """Catch up with what has been started, and tell what was recorded, before the loop runs."""
         launch = self._launch
-        if launch.plain_output is not None:
-            from ollamux.supervisor.console import Console
-
-            self.console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode)
-            self.console.name_width = _name_width(launch.fleet)
+        self._begin_to_print()
+        if self.console is not None:
             for event in early:
                 self.console.event(event)
-            self._core.journal.listeners.append(self.console.event)
         self._warn(launch.fleet)
         for unit in self._core.units.values():
             self.checks.begin(unit)
         self._core.loop.call_later(LEISURE_S, self._at_leisure)
         self.observer.state = "running"
 
+    def _begin_to_print(self) -> None:
+        launch = self._launch
+        if launch.plain_output is not None:
+            from ollamux.supervisor.console import Console
+
+            self.console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode)
+            self.console.name_width = _name_width(launch.fleet)
+            self._core.journal.listeners.append(self.console.event)
+
+    def go_on(self, handed: Handover, clients: list[Client]) -> None:
+        """Go on from where the program before this one was; whoever waits goes on waiting."""
+        leisure.load(simulated=handed.simulated)  # nobody waits for a start, and an installer may still be at work
+        self._begin_to_print()
+        if self.console is not None:
+            self.console.unwritten = handed.plain_unwritten.encode("latin-1")
+        self.notifier.told = dict(handed.told)
+        self.observer.go_on(started_wall=handed.started_wall, started=handed.started)
+        self.observer.config_changed = handed.config_changed
+        self.observer.state = "running"
+        running = sum(unit.child is not None for unit in self._core.units.values())
+        what = f"{running} instance{'' if running == 1 else 's'} untouched"
+        self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
+        preloading = {unit.name for unit in handed.units if unit.preloading}
+        for unit in self._core.units.values():
+            self.checks.begin(unit)
+            self.checks.go_on(unit)
+            self.notifier.look(unit)
+            if unit.name in preloading and unit.state.phase is Phase.READY:
+                self.preload.go_on(unit)
+        for client in clients:
+            self.requests.go_on(client, handed.version)
+        self._warned = self._forewarnings(self._launch.fleet)
+        self._core.loop.call_later(LEISURE_S, self._at_leisure)
+
+    def _upgrade(self, client: Client, version: str, timeout_s: float) -> None:
+        if self._upgrading is None:
+            from ollamux.supervisor.upgrade import Upgrade
+
+            self._upgrading = Upgrade(
+                self._core, collect=self._collect, ready=self._before_upgrade, manager=self._launch.manager
+            )
+        self._upgrading.ask(client, version, timeout_s)
+
+    def _before_upgrade(self) -> None:
+        self._core.tell()
+        if self.console is not None:
+            self.console.flush()
+        self._memory.write(sync=False)
+
+    def _collect(self) -> Handover:
+        from ollamux.gpu.codec import inventory_to_json
+
+        machine, console = self._gpus.machine, self.console
+        return replace(
+            self._carry(),
+            source=self._source.decode("latin-1"),
+            plain_unwritten="" if console is None else console.unwritten.decode("latin-1"),
+            inventory=None if machine is None else inventory_to_json(machine),
+            sampled_at=self._gpus.sampled_at,
+            told=dict(self.notifier.told),
+            started_wall=self.observer.started_wall,
+            started=self.observer.started,
+            config_changed=self.observer.config_changed,
+        )
+
     def _at_leisure(self) -> None:
-        """Import what is needed later: an installer may replace files under a running program."""
-        import difflib  # noqa: F401
-        import fnmatch  # noqa: F401
-
-        import ollamux.ollama.words
-        import ollamux.render.table  # noqa: F401
-
         self.upkeep = Upkeep(
             self._core, self._server, self.observer, self._memory, config=self._launch.config, source=self._source
         )
+        leisure.load(simulated=self._launch.box is not None)
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
-        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
+        told = self._forewarnings(fleet)
         for warning in told:
             if warning not in self._warned:
                 self._core.note(None, f"warning: {warning}")
         self._warned = told
+
+    def _forewarnings(self, fleet: FleetSpec) -> tuple[str, ...]:
+        return forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
 
     def _after_reload(self, plan: Plan, old: Mapping[str, InstanceSpec]) -> None:
         """Let everybody who keeps something of the configuration follow it."""

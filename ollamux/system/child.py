@@ -26,12 +26,12 @@ class Child:
 
     __slots__ = ("_start_ticks", "ended", "ours", "pid", "pidfd")
 
-    def __init__(self, pid: int, *, ours: bool) -> None:
+    def __init__(self, pid: int, *, ours: bool, pidfd: int | None = None) -> None:
         self.pid = pid
         self.ours = ours
         self.ended = False
         """Whether it was seen to have ended: what was below it has then fallen to another."""
-        self.pidfd = os.pidfd_open(pid)
+        self.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
         _HANDLED.add(pid)
         self._start_ticks: int | None = None
 
@@ -87,6 +87,21 @@ class Child:
 def handled() -> frozenset[int]:
     """Return the processes of all open handles: whoever holds a handle collects the process, and nobody else may."""
     return frozenset(_HANDLED)
+
+
+def take_over(pid: int, pidfd: int) -> Child:
+    """Return a process whose descriptor the program before this one left open."""
+    os.set_inheritable(pidfd, False)
+    return Child(pid, ours=_fdinfo_pid(pidfd) == pid and is_ours(pid), pidfd=pidfd)
+
+
+def is_ours(pid: int) -> bool:
+    """Whether the kernel calls it our own child: a zombie of ours is, and a process that was given to init is not.
+
+    What a program has started stays its child when another program takes its place by exec.
+    """
+    seen = procs.stat(pid)
+    return seen is not None and seen.ppid == os.getpid()
 
 
 def _alive(pidfd: int) -> bool:

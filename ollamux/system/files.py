@@ -194,6 +194,19 @@ class Lock:
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return True
 
+    def inherit(self, fd: int) -> None:
+        """Go on with a descriptor that the program before this one had locked. Raises RefusedError."""
+        held, there = os.fstat(fd), os.stat(self.path)
+        if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+            raise RefusedError(f"{self.path} is not the file that was locked any more")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.set_inheritable(fd, False)
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Return the locked descriptor."""
+        return self._fd
+
     def holder(self) -> int | None:
         """Return the pid that the holder wrote, for display only."""
         text = (read_bounded(self.path, 64) or b"").decode("ascii", "replace").strip()

@@ -85,11 +85,12 @@ class Loop:
             writer.setblocking(False)
             self._writer = writer
             signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-            self.watch(self._wakeup.fileno(), read=self._read_signals)
+            self.watch(self._wakeup.fileno(), read=self.read_signals)
         self._signals[number] = callback
         signal.signal(number, _remembered)
 
-    def _read_signals(self) -> None:
+    def read_signals(self) -> None:
+        """Call what was planned for the signals that have come so far, now."""
         assert self._wakeup is not None  # noqa: S101 - watched only once it exists
         numbers: set[int] = set()
         with suppress(BlockingIOError):

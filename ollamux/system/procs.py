@@ -149,6 +149,25 @@ def same_namespace(pid: int) -> bool:
         return False
 
 
+def holds_lock(pid: int, path: str) -> bool:
+    """Whether a process holds an exclusive flock(2) on a file, as the kernel tells of its descriptors (proc(5))."""
+    try:
+        wanted = os.stat(path)
+        names = os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return False
+    for name in names:
+        try:
+            found = os.stat(f"/proc/{pid}/fd/{name}")
+        except OSError:
+            continue
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            lines = (_read(f"/proc/{pid}/fdinfo/{name}") or b"").splitlines()
+            if any(line.startswith(b"lock:") and b" FLOCK " in line and b" WRITE " in line for line in lines):
+                return True
+    return False
+
+
 def boot_id() -> str:
     """Return what tells one boot from another."""
     return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()

@@ -162,6 +162,20 @@ def test_restart_restarts_what_is_named(simulation: Place, words: str, grown: li
     assert result.err == ""
 
 
+def test_an_upgrade_forgets_neither_cards_nor_proofs(simulation: Place) -> None:
+    def seen() -> tuple[Any, ...]:
+        status = simulation.status("--simulated")
+        cards = [(card["uuid"], card["state"], card["instances"]) for card in status["gpus"]]
+        instances = [(one["pid"], one["phase"], one["pinning"], one["gpus"]) for one in status["instances"]]
+        return status["supervisor"]["pid"], status["supervisor"]["started_at"], cards, instances
+
+    before = seen()
+    assert all(pinning == "proven" for _, _, pinning, _ in before[3])
+    told = simulation.ok("upgrade", "--simulated").out
+    assert re.fullmatch(r"supervisor (\S+) -> \1, pid \d+, \d+ instances untouched\n", told)
+    assert seen() == before
+
+
 def test_stop_and_start(simulation: Place) -> None:
     assert simulation.ok("stop", "gpu1").out == "gpu1  stopped\n"
     found = simulation.run("status", "-o", "json")

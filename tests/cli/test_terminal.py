@@ -73,6 +73,22 @@ def test_C30_without_colour_nothing_is_coloured(ready: Place, flags: dict[str, s
         assert ESCAPES.search(terminal.raw)
 
 
+def test_up_in_the_foreground_stays_live_when_the_supervisor_is_upgraded(ready: Place) -> None:
+    with on_terminal(ready, "up") as terminal:
+        terminal.wait_for("Ctrl-C stops everything")
+        until(lambda: ready.run("status").code == 0, "all is ready")
+        viewers = [pid for pid, words in ready.pids().items() if "ollamux.cli.viewer" in words]
+        ready.ok("upgrade", "-q")
+        terminal.wait_for("2 instances untouched")
+        assert [pid for pid, words in ready.pids().items() if "ollamux.cli.viewer" in words] == viewers
+        ready.ok("restart", "b")
+        terminal.wait_for("restart requested")
+        terminal.type(CTRL_C)
+        assert terminal.end() == 0
+        assert "stopped 2 instances and the supervisor\n" in terminal.text
+    assert not ready.pids()
+
+
 def test_C30_a_dumb_terminal_gets_no_escapes_from_up_either(ready: Place) -> None:
     with on_terminal(ready, "up", env={"TERM": "dumb"}) as terminal:
         terminal.wait_for("READY")

@@ -7,7 +7,8 @@ remove while the server runs.
 At the start:   STARTS=path (one line per start) · DUMP=path (what was inherited, as JSON) · KEY_S=seconds (makes a key
                 as ollama does: looks, waits, writes) · DAEMONISE · EXIT=code, with WORDS on standard error
 Before HTTP:    BIND_GATE, READY_GATE=path (waits until the file is there) · DEVICE_LINES=text for the log
-The answers:    HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
+The answers:    STREAM_PIECES=count (of what /api/chat streams)
+                HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
                 · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes · VERSION=text
                 · GENERATE="status JSON" · HANG_GENERATE · SHOW="status JSON"
                 · KILL_RUNNER_ON_GENERATE · ASKED=path (one line for each question)
@@ -200,6 +201,15 @@ def respond(connection, status, body, kind="application/json"):
     connection.sendall(data)
 
 
+def stream(connection):
+    """Answer piece by piece for a while, as a model does; the last piece says that it is the last."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nConnection: close\r\n\r\n")
+    for _ in range(int(knob("STREAM_PIECES") or 50)):
+        connection.sendall(b'{"done":false}\n')
+        time.sleep(POLL_S)
+    connection.sendall(b'{"done":true}\n')
+
+
 def hang(connection):
     connection.recv(1)
 
@@ -251,6 +261,8 @@ def answer_path(connection, target, body):
         respond(connection, 200, json.dumps({"version": knob("VERSION") or "0.32.15"}).encode())
     elif path == "/api/ps" and not knob("NO_PS"):
         respond(connection, 200, (knob("PS") or '{"models":[]}').encode())
+    elif path == "/api/chat":
+        stream(connection)
     elif path == "/api/generate":
         if knob("ASKED"):
             append(knob("ASKED"), f"{time.monotonic()} {target} {body}")
@@ -261,8 +273,6 @@ def answer_path(connection, target, body):
             return
         status, _, said = (knob("GENERATE") or '200 {"response":"x","done":true,"eval_count":1}').partition(" ")
         respond(connection, int(status), said.encode())
-    elif path == "/api/chat":
-        respond(connection, 200, b'{"done":true,"eval_count":1}')
     elif path == "/api/show":
         status, _, said = (knob("SHOW") or '200 {"capabilities":["completion"]}').partition(" ")
         respond(connection, int(status), said.encode())

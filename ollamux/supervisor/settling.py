@@ -1,0 +1,110 @@
+"""Answer a client once what it asked for has settled: one instance, several, or one after the other.
+
+What a client waits for is kept as plain values beside it, so that the program that takes our place can go on waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ollamux.domain.errors import Exit
+from ollamux.domain.text import LONGEST_S
+from ollamux.protocol.client import PROTOCOL
+from ollamux.supervisor.core import Core
+from ollamux.supervisor.server import Client
+from ollamux.supervisor.unit import Unit
+from ollamux.supervisor.waiters import Judge, Outcome, Waiters, ready_outcome, stopped_outcome
+from ollamux.system.clock import monotonic
+
+DEFAULT_TIMEOUT_S = 300.0
+
+
+def _reloaded_outcome(unit: Unit, after_gen: int) -> Outcome | None:
+    goes = unit.leaving or not unit.spec.enabled
+    return stopped_outcome(unit, after_gen) if goes else ready_outcome(unit, after_gen)
+
+
+_JUDGES: dict[str, Judge] = {"ready": ready_outcome, "stopped": stopped_outcome, "reloaded": _reloaded_outcome}
+
+
+class Settling:
+    """Waits on behalf of clients. `restart` restarts one instance and returns the generation that is to be left."""
+
+    def __init__(self, core: Core, waiters: Waiters, *, restart: Callable[[Unit], int]) -> None:
+        self._core = core
+        self._waiters = waiters
+        self._restart = restart
+
+    def settle(self, client: Client, request: dict[str, Any], before: dict[str, int], judge: str) -> None:
+        """Answer when each is "ready", "stopped" or "reloaded"; `before` maps names to the generation to be left."""
+        if request.get("wait") is False:
+            _report(client, [Outcome(name, Exit.OK, "asked") for name in before])
+            return
+        timeout_s = timeout_of(request)
+        self._settle(client, before, judge, timeout_s=timeout_s, until=monotonic() + timeout_s)
+
+    def _settle(self, client: Client, before: dict[str, int], judge: str, *, timeout_s: float, until: float) -> None:
+        client.waits = {"for": judge, "before": before, "timeout": timeout_s, "until": until}
+        client.on_gone = self._waiters.wait(
+            before, _JUDGES[judge], timeout_s=timeout_s, until=until, done=lambda outcomes: _report(client, outcomes)
+        )
+
+    def roll(self, client: Client, request: dict[str, Any], units: list[Unit]) -> None:
+        """Restart one after the other, the next only when the last is ready."""
+        self._roll(client, units, [], timeout_s=timeout_of(request))
+
+    def _roll(
+        self,
+        client: Client,
+        left: list[Unit],
+        ended: list[Outcome],
+        *,
+        timeout_s: float,
+        asked: tuple[dict[str, int], float] | None = None,
+    ) -> None:
+        """Go on with the first of those that are left; `asked` says that it was asked already, and until when."""
+        if not left or (ended and ended[-1].exit is not Exit.OK):
+            untouched = [Outcome(unit.name, Exit.REFUSED, "not restarted: an earlier one failed") for unit in left]
+            _report(client, [*ended, *untouched])
+            return
+        before, until = asked or ({left[0].name: self._restart(left[0])}, monotonic() + timeout_s)
+        names, told = [unit.name for unit in left], [(one.name, int(one.exit), one.words) for one in ended]
+        client.waits = {"roll": names, "ended": told, "before": before, "timeout": timeout_s, "until": until}
+        client.on_gone = self._waiters.wait(
+            before,
+            ready_outcome,
+            timeout_s=timeout_s,
+            until=until,
+            done=lambda outcomes: self._roll(client, left[1:], [*ended, *outcomes], timeout_s=timeout_s),
+        )
+
+    def go_on(self, client: Client, waits: dict[str, Any]) -> None:
+        """Go on with what a client waited for when the program before this one was replaced."""
+        units, before, times = self._core.units, waits["before"], (waits["timeout"], waits["until"])
+        if "roll" in waits:
+            left = [units[name] for name in waits["roll"] if name in units]
+            ended = [Outcome(name, Exit(code), words) for name, code, words in waits["ended"]]
+            self._roll(client, left, ended, timeout_s=times[0], asked=(before, times[1]))
+        else:
+            self._settle(client, before, waits["for"], timeout_s=times[0], until=times[1])
+
+
+def _report(client: Client, outcomes: list[Outcome]) -> None:
+    worst = max((outcome.exit for outcome in outcomes), key=_badness, default=Exit.OK)
+    client.on_gone = None
+    client.answer(
+        {"v": PROTOCOL, "ok": True, "exit": int(worst), "outcomes": [outcome.as_json() for outcome in outcomes]}
+    )
+
+
+def _badness(code: Exit) -> int:
+    return (Exit.OK, Exit.REFUSED, Exit.TIMEOUT, Exit.DEGRADED).index(code)
+
+
+def timeout_of(request: dict[str, Any]) -> float:
+    """Return how long a request may take, in seconds."""
+    value = request.get("timeout")
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return min(float(value), LONGEST_S)
+    return DEFAULT_TIMEOUT_S
