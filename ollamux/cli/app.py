@@ -10,12 +10,8 @@ import typer
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.offers import Plain, fault_names, instance_names, view_names
-
-EXIT_CODES = (
-    "Exit codes: 0 done, and for status every wanted instance READY and not degraded; 1 internal error; 2 usage; "
-    "3 not running; 4 configuration invalid; 5 not found (instance, GPU, file, ollama); 6 degraded or failed; "
-    "7 refused or conflicting; 8 timed out; 9 permission."
-)
+from ollamux.cli.service_words import service_app
+from ollamux.cli.words_shared import EXIT_CODES, Config
 
 app = typer.Typer(
     name="ollamux",
@@ -28,8 +24,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Look at the configuration: check, show, path, schema.", rich_markup_mode=None)
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
+app.add_typer(service_app, name="service", epilog=EXIT_CODES)
 
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="The configuration file.")]
 Simulated = Annotated[bool, typer.Option("--simulated", help="Mean the simulation, not the real thing.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on success; for cron.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
@@ -235,6 +231,20 @@ def restart(
         if_unhealthy=if_unhealthy,
         if_running=if_running,
     )
+
+
+@app.command(epilog=EXIT_CODES)
+def reload(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be done.")] = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = "5m",
+    simulated: Simulated = False,
+    quiet: Quiet = False,
+) -> int:
+    """Apply a changed configuration, touching only what changed."""
+    from ollamux.cli.reload import reload
+
+    return reload(dry_run=dry_run, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -72,7 +72,7 @@ def write_initial(path: Path, text: str, *, force: bool) -> Path:
 def check(explicit: str | None, *, here: bool, quiet: bool) -> int:
     """Judge the file; with `here` also whether this machine has what it names."""
     path, _, fleet = load(explicit)
-    for warning in warnings(fleet):
+    for warning in (*warnings(fleet), *(_warnings_here(fleet) if here else ())):
         screen.say(f"warning: {warning}\n", fd=2)
     missing = _missing_here(fleet) if here else []
     for problem in missing:
@@ -83,6 +83,12 @@ def check(explicit: str | None, *, here: bool, quiet: bool) -> int:
         count = len(fleet.instances)
         screen.say(f"{path}: valid, {count} instance{'' if count == 1 else 's'}\n")
     return int(Exit.OK)
+
+
+def _warnings_here(fleet: FleetSpec) -> tuple[str, ...]:
+    from ollamux.supervisor.forewarn import program_warnings
+
+    return program_warnings(fleet, os.environ)
 
 
 def _missing_here(fleet: FleetSpec) -> list[str]:

@@ -16,17 +16,24 @@ PATIENCE_S = 5.0
 
 
 def drawn_by(connection: _socket.socket, view: str | None, form: str, *, simulated: bool) -> tuple[int, str] | None:
-    """Return the exit code and the text, or None where the supervisor went away. Raises TimedOutError."""
+    """Return the exit code and the text, or None where the supervisor went away. Raises OllamuxError."""
     env = os.environ
     request = draw_request(
         view=view, form=form, width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env)
     )
     connection.settimeout(PATIENCE_S)
     try:
-        return drawn(exchange(connection, request))
+        answer = exchange(connection, request)
     except TimeoutError:
         from ollamux.cli.target import silent
 
         raise silent(simulated) from None
     except OSError:
         return None
+    found = drawn(answer)
+    if found is None and answer:
+        from ollamux.protocol.client import not_understood, understood
+
+        understood(answer)
+        raise not_understood()
+    return found

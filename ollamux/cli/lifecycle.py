@@ -13,7 +13,7 @@ from ollamux.domain.errors import Exit, NotRunningError, UsageError
 from ollamux.domain.text import safe_text
 from ollamux.protocol.client import ask
 
-_GRACE_S = 5.0
+GRACE_S = 5.0
 """The supervisor keeps the time; the client waits this much longer for its answer."""
 
 
@@ -53,8 +53,10 @@ def change(
     if not names and not every and not if_unhealthy:
         request["names"] = [_only_instance(command, status)]
     connection, _ = reach(which)
-    reply = ask(connection, request, timeout_s=None if rolling else timeout_s + _GRACE_S)
-    _tell(reply["outcomes"], quiet=quiet, command=command)
+    reply = ask(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
+    tell(reply["outcomes"], quiet=quiet)
+    if not reply["outcomes"] and not quiet:
+        screen.write(f"nothing to {command}\n")
     return int(reply["exit"])
 
 
@@ -67,15 +69,14 @@ def _only_instance(command: str, reply: dict[str, Any]) -> str:
     return str(names[0])
 
 
-def _tell(outcomes: list[dict[str, Any]], *, quiet: bool, command: str) -> None:
+def tell(outcomes: list[dict[str, Any]], *, quiet: bool) -> None:
+    """Say what became of each instance; of those that did well only where it is wanted."""
     width = max((len(outcome["name"]) for outcome in outcomes), default=0)
     for outcome in outcomes:
         well = outcome["exit"] == Exit.OK
         if well and quiet:
             continue
         screen.say(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
-    if not outcomes and not quiet:
-        screen.write(f"nothing to {command}\n")
 
 
 def down(*, simulated: bool, now: bool, quiet: bool) -> int:

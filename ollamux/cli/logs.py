@@ -27,6 +27,7 @@ _CHUNK = 256 * 1024
 _SLOG = re.compile(r"time=(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _GIN = re.compile(r"\[GIN\] (\d{4})/(\d\d)/(\d\d) - (\d\d:\d\d:\d\d)")
 _OUR_PROBE = re.compile(r'^\[GIN\] .*\| +(?:127\.0\.0\.1|::1) \| GET +"/api/(?:version|ps)"\s*$')
+_OUR_CANARY = re.compile(r'^\[GIN\] .*\| POST +"/api/(?:generate|show)\?ollamux=canary"\s*$')
 _LOG_SUFFIX = ".log"
 _OWN_LOG = "supervisor.log"
 
@@ -39,6 +40,10 @@ class Line(NamedTuple):
     text: str
 
 
+def _is_our_probe(text: str) -> bool:
+    return _OUR_PROBE.match(text) is not None or _OUR_CANARY.match(text) is not None
+
+
 class Filter(NamedTuple):
     """Which lines are shown."""
 
@@ -48,7 +53,7 @@ class Filter(NamedTuple):
 
     def takes(self, line: Line) -> bool:
         """Say whether a line is shown."""
-        if line.at < self.since or (not self.probes and _OUR_PROBE.match(line.text)):
+        if line.at < self.since or (not self.probes and _is_our_probe(line.text)):
             return False
         return self.grep is None or self.grep.search(line.text) is not None
 

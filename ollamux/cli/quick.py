@@ -11,8 +11,8 @@ from ollamux.cli import screen
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.find import find_config
 from ollamux.config.source import read_source
-from ollamux.config.warn import start_warnings
 from ollamux.supervisor.__main__ import main as supervisor
+from ollamux.supervisor.forewarn import forewarnings
 from ollamux.system.files import private_dir
 from ollamux.system.places import state_dir
 
@@ -29,7 +29,7 @@ def run(config: Path, *, simulated: bool) -> int:
     private_dir(state)
     source = read_source(config)
     fleet = load_fleet(source, str(config), cache_path(state))
-    for warning in start_warnings(fleet, root=os.geteuid() == 0 and not simulated):
+    for warning in forewarnings(fleet, os.environ, simulated=simulated):
         screen.write(f"warning: {warning}\n", fd=2)
     words = ["--config", os.path.abspath(config)]
     words += ["--simulated"] if simulated else []

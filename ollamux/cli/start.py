@@ -7,15 +7,16 @@ import os
 import select
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ollamux.cli import quick, screen
 from ollamux.cli.words import find, seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
-from ollamux.config.warn import start_warnings
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
 from ollamux.supervisor.boot import check_programs
+from ollamux.supervisor.forewarn import forewarnings
 from ollamux.system.files import private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
@@ -51,13 +52,13 @@ def up(
     return quick.run(path, simulated=simulated)
 
 
-def is_running(simulated: bool) -> bool:
+def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
     """Whether somebody holds the supervisor's lock, answering or not.
 
     Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
     """
     try:
-        fd = os.open(f"{state_dir(os.environ, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
@@ -147,7 +148,7 @@ def _detached(path: Path, *, simulated: bool, wait: bool, timeout_s: float, quie
     fleet = load_fleet(read_source(path), str(path), cache_path(state))
     check_programs(fleet, os.environ)
     if not quiet:
-        for warning in start_warnings(fleet, root=os.geteuid() == 0 and not simulated):
+        for warning in forewarnings(fleet, os.environ, simulated=simulated):
             screen.say(f"warning: {warning}\n", fd=2)
     flag = " --simulated" if simulated else ""
     try:

@@ -67,10 +67,11 @@ def silent(simulated: bool) -> TimedOutError:
 
 
 def _is_stopped(pid: int) -> bool:
+    import psutil
+
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[:1] in ([b"T"], [b"t"])
-    except OSError:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.Error:
         return False
 
 

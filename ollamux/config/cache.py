@@ -16,6 +16,7 @@ from typing import Any
 from ollamux import __version__
 from ollamux.config.codec import fleet_from_json, fleet_to_json
 from ollamux.config.source import first_open_port
+from ollamux.domain.errors import RefusedError
 from ollamux.domain.spec import FleetSpec
 
 _FORMAT = 1
@@ -46,6 +47,27 @@ def load_fleet(source: bytes, file: str, cache: Path | None) -> FleetSpec:
     return fleet
 
 
+def kept_fleet(cache: Path, digest: str) -> tuple[bytes, FleetSpec]:
+    """Return the text with this SHA-256 and the fleet it asks for, as the command kept it that validated it.
+
+    Raises RefusedError where the newest that was kept is another, or from another version.
+    """
+    import hashlib
+
+    kept = _read(cache)
+    source = str(kept.get("source", "")).encode()
+    if hashlib.sha256(source).hexdigest() != digest:
+        raise RefusedError("the configuration changed while it was read", hint="run the command again")
+    key = _key(source, first_open_port())
+    plain = kept.pop("fleet", None)
+    if kept != key:
+        raise RefusedError(
+            f"the configuration was read by another version than the supervisor's, which is {__version__}",
+            hint="ollamux upgrade puts the new version in its place",
+        )
+    return source, fleet_from_json(plain)
+
+
 def _key(source: bytes, open_port: int) -> dict[str, Any] | None:
     try:
         text = source.decode()
@@ -61,18 +83,27 @@ def _key(source: bytes, open_port: int) -> dict[str, Any] | None:
 
 
 def _kept(cache: Path, key: dict[str, Any]) -> FleetSpec | None:
+    kept = _read(cache)
+    plain = kept.pop("fleet", None)
+    try:
+        return fleet_from_json(plain) if kept == key else None
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        return None  # a damaged cache is no cache
+
+
+def _read(cache: Path) -> dict[str, Any]:
+    """Return what is kept; nothing where it is damaged, or others could have written it."""
     try:
         descriptor = os.open(cache, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             ours = status.st_uid == os.geteuid() and not status.st_mode & 0o022 and stat.S_ISREG(status.st_mode)
             if not ours or status.st_size > _LARGEST:
-                return None
+                return {}
             kept = json.loads(file.read(_LARGEST))
-        plain = kept.pop("fleet")
-        return fleet_from_json(plain) if kept == key else None
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError):
-        return None  # a damaged cache is no cache
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def _keep(cache: Path, content: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def _homes(name: str, table: KeyPath, schema: Mapping[str, Any]) -> str | None:
     """Say in which other table a key would be right: in the same instance, else where it is for all."""
     owner = table[:2] if table[:1] == ("instances",) else table[:1] if table[:1] == ("defaults",) else ("defaults",)
     owner_text = ".".join(map(str, owner))
-    for group in ("health", "restart", "on"):
+    for group in ("health", "restart", "on", "canary"):
         if name in _keys_of(schema, ("defaults", group)) and table != (*owner, group):
             return f"[{owner_text}.{group}]"
     if name in _keys_of(schema, ("supervisor",)) and table != ("supervisor",):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ollamux.config.keys import ANY
 from ollamux.domain.spec import (
+    CanarySpec,
     FleetSpec,
     GpuRef,
     HealthSpec,
@@ -19,7 +20,7 @@ from ollamux.domain.spec import (
 if TYPE_CHECKING:
     from ollamux.config.schema import DefaultsTable, Document, InstanceTable
 
-_GROUPS = {"health": HealthSpec, "restart": RestartSpec, "on": OnFault}
+_GROUPS = {"health": HealthSpec, "restart": RestartSpec, "on": OnFault, "canary": CanarySpec}
 
 
 def fleet_of(document: Document) -> FleetSpec:

@@ -27,6 +27,7 @@ from ollamux.config.keys import ANY, default_of, key_of, written
 from ollamux.config.refs import GPU_PATTERN, GPU_RULE, HIGHEST_INDEX, parse_ref
 from ollamux.config.rules import Rule, Wrong, kind
 from ollamux.domain.spec import (
+    CanarySpec,
     FaultPolicy,
     GpuRef,
     HealthSpec,
@@ -205,6 +206,22 @@ class OnTable(_Table):
     spill: OnFaultWord = _key(OnFault, "spill", "Part of a model is in host memory.")
 
 
+class CanaryTable(_Table):
+    """Ask a loaded model for one token now and then, to find what hangs behind an API that answers."""
+
+    models: tuple[Annotated[str, _By(words.MODEL)], ...] = _key(
+        CanarySpec, "models", "Models that may be asked, each only while it is loaded anyway."
+    )
+    interval_s: Time = _key(CanarySpec, "interval_s", "Time between two questions to one instance.")
+    timeout_s: Time = _key(CanarySpec, "timeout_s", "No token after so long counts as a miss.")
+    failures: Annotated[int, _By(rules.integer(1, 100))] = _key(
+        CanarySpec, "failures", "Misses in a row that make an instance UNHEALTHY."
+    )
+    per_hour: Annotated[int, _By(rules.integer(1, 3600))] = _key(
+        CanarySpec, "per_hour", "An instance is asked no more often than this in any hour."
+    )
+
+
 class DefaultsTable(_Table):
     """What holds for every instance that does not say otherwise."""
 
@@ -250,6 +267,7 @@ class DefaultsTable(_Table):
     health: HealthTable = Field(default_factory=HealthTable)
     restart: RestartTable = Field(default_factory=RestartTable)
     on: OnTable = Field(default_factory=OnTable)
+    canary: CanaryTable = Field(default_factory=CanaryTable)
 
 
 class InstanceTable(DefaultsTable):

@@ -11,7 +11,7 @@ from ollamux.config.rules import Wrong
 from ollamux.domain.secrets import mask
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 
-_GROUPS = ("health", "restart", "on")
+_GROUPS = ("health", "restart", "on", "canary")
 _APART = frozenset({"name", "pinning", "gpus", "port", "env", *_GROUPS})
 
 

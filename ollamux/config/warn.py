@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ollamux.domain.spec import FleetSpec, InstanceSpec
+from ollamux.domain.text import safe_text
+
+_ANY_PAGE = ("http://", "https://")
 
 
 def warnings(fleet: FleetSpec) -> tuple[str, ...]:
@@ -25,14 +28,17 @@ def start_warnings(fleet: FleetSpec, *, root: bool) -> tuple[str, ...]:
 
 def _of(spec: InstanceSpec) -> list[str]:
     told: list[str] = []
-    if not is_loopback(spec.host) and not spec.allow_lan:
+    if _is_exposed(spec):
         told.append(
             f"host {spec.host} lets everybody who reaches this machine use, load and delete models; "
             "ollama asks no password (allow_lan = true says that it is meant)"
         )
     env = dict(spec.env)
-    if any(origin.strip(" \"'") == "*" for origin in env.get("OLLAMA_ORIGINS", "").split(",")):
-        told.append("OLLAMA_ORIGINS=* lets every web page that a user opens talk to ollama; list the pages instead")
+    if _trusts_every_page(spec):
+        origins = safe_text(env["OLLAMA_ORIGINS"], limit=80)
+        told.append(
+            f"OLLAMA_ORIGINS={origins} lets every web page that a user opens talk to ollama; list the pages instead"
+        )
     if "LLAMA_API_KEY" in env:
         told.append("LLAMA_API_KEY makes every request fail: ollama cannot pass it to its runners")
     if spec.max_loaded_models is not None and len(spec.preload) > spec.max_loaded_models:
@@ -41,6 +47,26 @@ def _of(spec: InstanceSpec) -> list[str]:
             "they would push each other out"
         )
     return told
+
+
+def badges(spec: InstanceSpec) -> tuple[str, ...]:
+    """Return in a few words what `status` shows of an instance for as long as it runs."""
+    told: list[str] = []
+    if _is_exposed(spec):
+        told.append(f"whoever reaches {spec.host} may use it: ollama asks no password")
+    if _trusts_every_page(spec):
+        told.append("every web page may use it (OLLAMA_ORIGINS)")
+    return tuple(told)
+
+
+def _is_exposed(spec: InstanceSpec) -> bool:
+    return not is_loopback(spec.host) and not spec.allow_lan
+
+
+def _trusts_every_page(spec: InstanceSpec) -> bool:
+    origins = (origin.strip(" \"'") for origin in dict(spec.env).get("OLLAMA_ORIGINS", "").split(","))
+    # A star stands for any text, so http://* is as good as a star alone.
+    return any(each[-1:] == "*" and any(page.startswith(each[:-1]) for page in _ANY_PAGE) for each in origins)
 
 
 def is_loopback(host: str) -> bool:

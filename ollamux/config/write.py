@@ -25,6 +25,7 @@ _EXAMPLES: Mapping[str, object] = {
     "flash_attention": True,
     "headroom": "1GiB",
     "preload": ["qwen3:8b"],
+    "models": ["qwen3:8b"],
     "env": {"OLLAMA_DEBUG": "1"},
     "notify": ["/usr/local/bin/tell-me"],
 }
@@ -34,6 +35,7 @@ _TABLES = (
     ("defaults.health", "HealthTable", "How an instance is checked."),
     ("defaults.restart", "RestartTable", "How an instance comes back."),
     ("defaults.on", "OnTable", 'What to do about a proven device fault: "tell", "restart" or "stop".'),
+    ("defaults.canary", "CanaryTable", "Ask a loaded model for one token now and then; off while it names no model."),
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ollamux.domain.spec import RestartSpec
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartAsked:
@@ -12,12 +14,25 @@ class StartAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopAsked:
-    """The user wants the instance down."""
+    """The user, or a changed configuration, wants the instance down."""
+
+    reason: str = "stop requested"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartAsked:
-    """The user wants a new incarnation, whatever runs now."""
+    """The user, or a changed configuration, wants a new incarnation, whatever runs now."""
+
+    reason: str = "restart requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconfigured:
+    """The configuration of how it comes back, and of how long it may take, has changed."""
+
+    restart: RestartSpec
+    start_timeout_s: float
+    unhealthy_timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +148,7 @@ Event = (
     StartAsked
     | StopAsked
     | RestartAsked
+    | Reconfigured
     | ShutdownAsked
     | ResourceFreed
     | Adopted

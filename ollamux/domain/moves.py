@@ -102,7 +102,7 @@ def exit_words(event: ev.LeaderExited) -> str:
     """Say how a process ended, for people."""
     if event.signal is not None:
         how = f"killed by {event.signal}"
-        how += " (out of memory?)" if event.signal == "SIGKILL" and not event.words else ""
+        how += " (out of memory? dmesg tells)" if event.signal == "SIGKILL" and not event.words else ""
     elif event.code is not None:
         how = f"exited with status {event.code}"
     else:

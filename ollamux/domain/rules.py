@@ -53,6 +53,28 @@ def start(state: Instance, event: ev.Event, now: float) -> Step:
 
 
 @_leads_to()
+def reconfigure(state: Instance, event: ev.Reconfigured, now: float) -> Step:
+    """Other times hold from now on, also for the wait that is under way where its length is one of them."""
+    longer_by = {
+        DeadlineKind.START: event.start_timeout_s - state.start_timeout_s,
+        DeadlineKind.UNHEALTHY: event.unhealthy_timeout_s - state.unhealthy_timeout_s,
+        DeadlineKind.STABLE: event.restart.stable_for_s - state.restart.stable_for_s,
+    }
+    deadline = state.deadline
+    if deadline is not None and deadline.kind in longer_by:
+        deadline = replace(deadline, at=deadline.at + longer_by[deadline.kind])
+    return Step(
+        replace(
+            state,
+            restart=event.restart,
+            start_timeout_s=event.start_timeout_s,
+            unhealthy_timeout_s=event.unhealthy_timeout_s,
+            deadline=deadline,
+        )
+    )
+
+
+@_leads_to()
 def keep_up(state: Instance, event: ev.StartAsked, now: float) -> Step:
     """It runs already, or is about to, and is wanted: what was asked before it had a pid is taken back."""
     return Step(state if state.shutting_down else replace(state, want=Want.UP, why=None))
@@ -76,7 +98,7 @@ def stay_down(state: Instance, event: ev.Event, now: float) -> Step:
 @_leads_to(Phase.STOPPING)
 def stop(state: Instance, event: ev.StopAsked, now: float) -> Step:
     """Take it down for good."""
-    return take_down(state, now, Why.STOP, want=Want.DOWN, reason="stop requested")
+    return take_down(state, now, Why.STOP, want=Want.DOWN, reason=event.reason)
 
 
 @_leads_to()
@@ -111,7 +133,7 @@ def restart(state: Instance, event: ev.RestartAsked, now: float) -> Step:
     """Take it down and start a new incarnation; a user's restart is no failure."""
     if state.shutting_down:
         return Step(state)
-    return take_down(state, now, Why.RESTART, want=Want.UP, failures=0, reason="restart requested")
+    return take_down(state, now, Why.RESTART, want=Want.UP, failures=0, reason=event.reason)
 
 
 @_leads_to(Phase.STARTING)
@@ -215,9 +237,9 @@ def device_stop(state: Instance, event: ev.DeviceStopAsked, now: float) -> Step:
 @_leads_to(Phase.SWEEPING, Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
 def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
     """The leader is gone: sweep what it left, and only then decide what follows."""
-    told = replace(state, last_exit=LastExit(code=event.code, signal=event.signal))
-    if told.phase in SERVING and told.why is None:
-        told = replace(told, reason=exit_words(event))
+    last_exit = LastExit(code=event.code, signal=event.signal)
+    crashed = state.phase in SERVING and state.why is None
+    told = replace(state, last_exit=last_exit, reason=exit_words(event) if crashed else state.reason)
     if event.members:
         swept = enter(told, Phase.SWEEPING, now=now, deadline=(DeadlineKind.SWEEP, SWEEP_TIMEOUT_S))
         return Step(swept, (TermGroup(gen=state.gen),))

@@ -73,12 +73,24 @@ class InstanceModelView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryView:
+    """The last question for one token. `ok` is None where the answer said nothing; `reason` says what was wrong."""
+
+    model: str
+    at: str
+    ok: bool | None
+    seconds: float
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceView:
     """One instance.
 
     `wanted` is "up" or "down"; `phase` the name of a phase; `health` "ok", "degraded", "failing" or "unknown";
     `pinning` "proven", "planned", "wrong" or "cpu". `exit` is the last end of a child: `{"code": 1}` or
-    `{"signal": "SIGKILL"}`, with `at`. `next_action` says what happens next and `next_at` when.
+    `{"signal": "SIGKILL"}`, with `at`. `next_action` says what happens next and `next_at` when. `restarts` counts since
+    it was told to run; `auto_restarts` (by itself) and `manual_restarts` (asked for) count for life.
     """
 
     name: str
@@ -103,6 +115,9 @@ class InstanceView:
     rss_bytes: int | None
     models: tuple[InstanceModelView, ...] = ()
     warnings: tuple[str, ...] = ()
+    auto_restarts: int | None = None
+    manual_restarts: int | None = None
+    canary: CanaryView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,4 +218,6 @@ def _view(cls: Any, item: dict[str, Any]) -> Any:
             values[name] = tuple(values[name])
     if isinstance(values.get("models"), list):
         values["models"] = tuple(_view(InstanceModelView, model) for model in values["models"])
+    if isinstance(values.get("canary"), dict):
+        values["canary"] = _view(CanaryView, values["canary"])
     return cls(**values)

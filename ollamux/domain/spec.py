@@ -97,6 +97,17 @@ class OnFault:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CanarySpec:
+    """The opt-in question for one token: of which models, and how often. No model means never. All times in seconds."""
+
+    models: tuple[str, ...] = ()
+    interval_s: float = 300.0
+    timeout_s: float = 60.0
+    failures: int = 2
+    per_hour: int = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """One supervised `ollama serve`.
 
@@ -127,6 +138,7 @@ class InstanceSpec:
     health: HealthSpec = HealthSpec()
     restart: RestartSpec = RestartSpec()
     on: OnFault = OnFault()
+    canary: CanarySpec = CanarySpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

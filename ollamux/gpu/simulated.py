@@ -2,7 +2,7 @@
 
 A box is a folder: `cards.json`, `usage/<pid>.json` written by simulated runners, `faults/<fault>@<target>`. Nothing
 here starts a process or decides what a fault does. A usage file counts only while the very process that wrote it
-lives, so memory is free the moment a runner is gone, as on a real card.
+lives, so memory is free the moment a runner is gone, as on a real card; on one with the fault vram-late it stays taken.
 """
 
 from __future__ import annotations
@@ -63,21 +63,22 @@ def write_usage(box: Path, usage: Usage) -> None:
 
 
 def read_usages(box: Path) -> tuple[Usage, ...]:
-    """Return what living processes hold, by pid. Files of dead ones are swept on the way."""
+    """Return what processes hold, by pid. Files of dead ones are swept on the way, once nothing of theirs is late."""
     usages = []
+    late = {target for fault, target in set_faults(box) if fault == "vram-late"}
     try:
         names = sorted(os.listdir(box / _USAGE), key=lambda name: (len(name), name))
     except OSError:
         return ()
     for name in names:
         if name.endswith(".json"):
-            usage = _read_usage(box / _USAGE / name)
+            usage = _read_usage(box / _USAGE / name, late)
             if usage is not None:
                 usages.append(usage)
     return tuple(usages)
 
 
-def _read_usage(path: Path) -> Usage | None:
+def _read_usage(path: Path, late: set[str]) -> Usage | None:
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         start = row.pop("start")
@@ -86,6 +87,9 @@ def _read_usage(path: Path) -> Usage | None:
         return None
     if start is not None and start_ticks(usage.pid) == start:
         return usage
+    kept = {uuid: size for uuid, size in usage.memory.items() if late & {EVERY, uuid}}
+    if kept:
+        return replace(usage, memory=kept, busy=False)
     path.unlink(missing_ok=True)
     return None
 

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NoReturn
 
 from ollamux.domain.errors import DeniedError, NotFoundError
@@ -28,7 +29,8 @@ def find_ollama(name: str, env: Mapping[str, str]) -> str:
     never searched, not even where PATH names it.
     """
     if "/" in name:
-        path = os.path.abspath(_expanded(name, env))
+        path = _expanded(name, env)
+        path = path if path.startswith("/") else os.path.abspath(path)
         if (problem := _problem(path)) is not None:
             _refuse(path, problem)
         return path
@@ -65,27 +67,34 @@ def _refuse(path: str, problem: str) -> NoReturn:
 def _problem(path: str) -> str | None:
     """Say why a path cannot be run; None where it can."""
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return "is a link to nothing" if os.path.islink(path) else _MISSING
     except PermissionError:
         return _UNREACHABLE
     except (OSError, ValueError) as error:
         return f"cannot be looked at: {error}"
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(found.st_mode):
         return "is a folder"
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         return "is no ordinary file"
     if not os.access(path, os.X_OK):
         return _DENIED
-    return _script_problem(path)
+    return _script_problem(_head(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
 
 
-def _script_problem(path: str) -> str | None:
+@lru_cache(maxsize=16)
+def _head(path: str, *identity: int) -> bytes | None:
+    """Return how a file begins. Read once for as long as it stays the same file: a respawn is not to wait for it."""
     try:
         with open(path, "rb") as file:
-            head = file.read(256)
+            return file.read(256)
     except OSError:
+        return None
+
+
+def _script_problem(head: bytes | None) -> str | None:
+    if head is None:
         return None
     if not head:
         return "is empty"

@@ -152,6 +152,14 @@ class Fatal:
     line: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestDone:
+    """A request of somebody else for work of a model was answered with 200. Which model, the log does not say."""
+
+    path: str
+    line: str
+
+
 LogEvent = (
     Listening
     | DiscoveryStarted
@@ -167,5 +175,6 @@ LogEvent = (
     | LayersOffloaded
     | BufferSize
     | OutOfMemory
+    | RequestDone
     | Fatal
 )

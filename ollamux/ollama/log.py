@@ -29,6 +29,12 @@ _OFFLOADED = re.compile(r"offloaded\s+(\d{1,6})/(\d{1,6})\s+layers to GPU")
 _BUFFER = re.compile(
     r"\b([A-Za-z_]\w*):\s+(\S+)\s+(model|KV|compute|output|RS)\s+buffer size\s*=\s*(\d{1,9}(?:\.\d{1,4})?)\s*MiB"
 )
+_DONE = re.compile(
+    r'\[GIN\] [^|]+\| +200 +\|[^|]*\|[^|]*\| +POST +"'
+    r"(/api/(?:generate|chat|embed|embeddings)|/v1/(?:chat/completions|completions|embeddings|responses|messages))"
+    r'(\?[^"]*)?"'
+)
+_OURS = "?ollamux="
 _PANIC = re.compile(r"(?:panic|fatal error|SIGSEGV|SIGQUIT|SIGBUS|SIGABRT): ")
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d)?) (B|KiB|MiB|GiB)")
 _SIZE_FACTORS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
@@ -226,6 +232,10 @@ def _plain(text: str, blob: str | None) -> list[ev.LogEvent]:
     if "buffer size" in text and (match := _BUFFER.search(text)):
         key = (match[1], match[2], match[3])
         return [_buffer(key, int(float(match[4]) * 1024**2), blob, text)]
+    if "[GIN] " in text:
+        done = _DONE.search(text)
+        ours = done is None or (done[2] or "").startswith(_OURS)
+        return [] if done is None or ours else [ev.RequestDone(path=done[1], line=cite(text))]
     if match := _OFFLOADED.search(text):
         return [_layers(match, blob, text)]
     if match := _IN_USE.search(text):

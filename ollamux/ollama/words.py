@@ -17,6 +17,11 @@ _GPU_TROUBLE = re.compile(
     re.IGNORECASE,
 )
 _LOGGED_ERROR = re.compile(r"\blevel=(?:ERROR|FATAL)\b")
+_HINTS = (
+    *("error", "panic", "level=fatal", "sigsegv", "sigbus", "sigabrt", "sigquit", "malloc failed", "ggml_assert"),
+    *("failed to initialize nvml", "out of memory", "cannot execute", "no space left"),
+)
+"""In lower case, what each line that one of these matches contains: a look that costs little, before those that do."""
 
 
 def last_words(tail: str) -> str | None:
@@ -24,6 +29,9 @@ def last_words(tail: str) -> str | None:
 
     A server's own `Error:` or panic comes before trouble with a GPU, that before a logged error; of equals the last.
     """
+    lower = tail[-_LONGEST_TAIL:].lower()
+    if not any(hint in lower for hint in _HINTS):
+        return None
     lines = [line[:LONGEST_LINE] for line in tail[-_LONGEST_TAIL:].splitlines()]
     for matches in (_OWN_DEATH.match, _GPU_TROUBLE.search, _LOGGED_ERROR.search):
         for line in reversed(lines):

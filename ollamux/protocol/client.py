@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from ollamux.domain.errors import OllamuxError
+
 PROTOCOL = 1
 TEXT_HEAD = b"ollamux-text "
 LONGEST_LINE = 64 * 1024
@@ -84,7 +86,7 @@ def ask(connection: _socket.socket, request: dict[str, Any], *, timeout_s: float
     """
     import json
 
-    from ollamux.domain.errors import Exit, NotRunningError, OllamuxError, TimedOutError
+    from ollamux.domain.errors import NotRunningError, TimedOutError
 
     connection.settimeout(timeout_s)
     try:
@@ -95,16 +97,37 @@ def ask(connection: _socket.socket, request: dict[str, Any], *, timeout_s: float
         raise NotRunningError(f"the supervisor went away while it was asked: {os.strerror(error.errno or 0)}") from None
     if not answer:
         raise NotRunningError("the supervisor ended before it answered", hint="ollamux status")
+    return understood(answer)
+
+
+def understood(answer: bytes) -> dict[str, Any]:
+    """Return the object of an answer. Raises OllamuxError where it reports an error, or is of another version."""
+    import json
+
+    from ollamux.domain.errors import Exit, OllamuxError
+
     try:
-        reply: dict[str, Any] = json.loads(answer)
-    except ValueError:
-        raise OllamuxError(
-            "the supervisor's answer is not understood", hint="is it another version? ollamux down"
-        ) from None
-    if not reply.get("ok"):
-        raise OllamuxError(
-            str(reply.get("message", "the supervisor refused")),
-            hint=reply.get("hint"),
-            exit_code=Exit(int(reply.get("exit", 1))),
-        )
-    return reply
+        reply: Any = json.loads(answer)
+    except (ValueError, RecursionError):
+        reply = None
+    if not isinstance(reply, dict) or "ok" not in reply:
+        raise not_understood()
+    if reply["ok"]:
+        return reply
+    code = reply.get("exit")
+    hint = reply.get("hint")
+    raise OllamuxError(
+        str(reply.get("message", "the supervisor refused")),
+        hint=None if hint is None else str(hint),
+        exit_code=Exit(code) if isinstance(code, int) and code in list(Exit) else Exit.INTERNAL,
+    )
+
+
+def not_understood() -> OllamuxError:
+    """Return the error for an answer that only another version can have given."""
+    from ollamux.domain.errors import RefusedError
+
+    return RefusedError(
+        "the supervisor's answer is not understood: it is of another version than this command",
+        hint="use the command it was started with, or end it with SIGTERM, as ollamux down does; then: ollamux up",
+    )

@@ -110,8 +110,11 @@ def draw_instances(pen: Pen, status: Status, *, wide: bool, now: float | None) -
         column("Ollama", lambda i: i.ollama_version or words.DASH, rank=8),
     ]
     if wide:
+        columns.append(column("Auto/asked", words.restarts_for_life, right=True, rank=11))
         columns.append(column("Adopted", lambda i: "yes" if i.adopted else "no", rank=12))
         columns.append(column("Models", loaded, rank=13))
+        if any(instance.canary for instance in instances):
+            columns.append(column("Canary", lambda i: words.canary(i, now), rank=11))
     details = [
         [
             line

@@ -192,6 +192,13 @@ def utilization(gpu: GpuView) -> str:
     return DASH if gpu.utilization_percent is None else f"{gpu.utilization_percent} %"
 
 
+def restarts_for_life(instance: InstanceView) -> str:
+    """Return how often it was restarted by itself, and how often because somebody asked, since it was first run."""
+    if instance.auto_restarts is None and instance.manual_restarts is None:
+        return DASH
+    return f"{number(instance.auto_restarts)}/{number(instance.manual_restarts)}"
+
+
 def number(value: int | None) -> str:
     """Return a number that has no unit."""
     return DASH if value is None else str(value)
@@ -200,6 +207,17 @@ def number(value: int | None) -> str:
 def short_model(name: str) -> str:
     """Return the name of a model without the registry and the owner it came from."""
     return name.rsplit("/", 1)[-1] or name
+
+
+def canary(instance: InstanceView, now: float | None) -> str:
+    """Return what came of the last question for a token, and how long ago that was."""
+    last = instance.canary
+    if last is None:
+        return DASH
+    said = "no verdict" if last.ok is None else "ok" if last.ok else "failed"
+    asked = epoch(last.at)
+    ago = "" if asked is None or now is None else f", {coarse(now - asked)} ago"
+    return f"{short_model(last.model)} {said}{ago}"
 
 
 def age(gpu: GpuView, status: Status, now: float | None) -> float | None:

@@ -47,6 +47,7 @@ _ALL = (
     Fault(name="wrong-gpu", description="from the next start on, another card is used than the one asked for"),
     Fault(name="spill", description="from the next load on, only part of a model fits on the card"),
     Fault(name="gpu-lost", description="the card falls off the bus", target="gpu"),
+    Fault(name="vram-late", description="memory of processes that end stays taken until this is cleared", target="gpu"),
     Fault(name="nvml-hang", description="the driver stops answering questions about every card", target="gpu"),
     Fault(name="port-taken", description="the server ends and a stranger takes its port"),
     Fault(name="log-flood", description="the server writes some 10 MB of log a second"),

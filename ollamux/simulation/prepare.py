@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from ollamux.simulation.box import cards_for, create_box, default_cards, write_b
 from ollamux.simulation.faults import clear
 from ollamux.simulation.store import seed_store
 from ollamux.system import ports, procs
-from ollamux.system.files import write_atomic
+from ollamux.system.files import read_bounded, write_atomic
 
 FIRST_PORT = 21435
+_REHEARSED = "rehearsed-path"
 
 
 def prepare(state: Path, count: int, config: Path | None) -> Path:
@@ -41,7 +43,20 @@ def prepare(state: Path, count: int, config: Path | None) -> Path:
     path = state / "ollamux.toml"
     text = _rehearsal(fleet, program, str(store)) if fleet is not None else _usual(count, program, state=state)
     write_atomic(str(path), text.encode())
+    write_atomic(str(state / _REHEARSED), b"" if config is None else os.fsencode(os.path.abspath(config)))
     return path
+
+
+def prepare_again(state: Path) -> bytes | None:
+    """Return what the rehearsed configuration asks for now; None where nothing of the user's is rehearsed.
+
+    The cards stay those that the simulation was started with. Raises OllamuxError where the file is invalid.
+    """
+    config = os.fsdecode(read_bounded(str(state / _REHEARSED), 4096) or b"")
+    if not config:
+        return None
+    fleet = parse(read_source(Path(config)), config)
+    return _rehearsal(fleet, str(write_binaries(state / "box")), str(state / "models")).encode()
 
 
 def _is_free(port: int, state: Path) -> bool:

@@ -20,6 +20,7 @@ from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
 from ollamux.system.descriptors import open_missing
 from ollamux.system.files import private_dir
+from ollamux.system.notify_socket import ManagerEnv, take_manager_env
 from ollamux.system.places import state_dir
 
 Loaded = tuple[bytes, FleetSpec]
@@ -68,6 +69,7 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
     simulated = "simulated" in options
     state = state_dir(env, simulated=simulated)
     private_dir(state)
+    env, manager = _without_manager(env)
     config = os.path.abspath(options["config"])
     source, fleet = loaded or _load(Path(config), state)
     if ready is not None:
@@ -77,6 +79,7 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
         source=source,
         config=config,
         env=env,
+        manager=manager,
         host_name=os.uname().nodename,
         box=f"{state}/box" if simulated else None,
         child_home=f"{state}/home" if simulated else None,
@@ -88,6 +91,14 @@ def _launch(options: Mapping[str, str], env: Mapping[str, str], ready: int | Non
     )
 
 
+def _without_manager(env: Mapping[str, str]) -> tuple[Mapping[str, str], ManagerEnv]:
+    found = dict(env)
+    manager = take_manager_env(found, pid=os.getpid())
+    for name, _ in manager.variables:
+        os.environ.pop(name, None)  # the helper and the viewer inherit this one
+    return found, manager
+
+
 def _take_over(fd: int, env: Mapping[str, str]) -> int:
     from ollamux.supervisor.carried import read
     from ollamux.supervisor.taking import launch_of
@@ -97,7 +108,8 @@ def _take_over(fd: int, env: Mapping[str, str]) -> int:
     except ValueError as error:
         raise OllamuxError(str(error), hint="ollamux up finds the instances again") from error
     os.close(fd)
-    return supervise(launch_of(handed, env), handed)
+    env, manager = _without_manager(env)
+    return supervise(launch_of(handed, env, manager), handed)
 
 
 def _load(config: Path, state: str) -> Loaded:

@@ -7,11 +7,9 @@ supervisor left; then the socket; then the instances.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +17,20 @@ from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, OllamuxError, RefusedError
 from ollamux.domain.phases import Phase
 from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
-from ollamux.domain.spec import FleetSpec, Pinning
+from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.effects import Effects
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.recovery import Memory, recover
 from ollamux.supervisor.server import Client, Server
+from ollamux.supervisor.service import ServiceManager
+from ollamux.supervisor.settle import settle_process
 from ollamux.supervisor.starter import Starter, launcher_for
 from ollamux.system import child
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
+from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
 from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Launch:
     attach: Callable[[], frozenset[int]] | None = None
     plain_output: int | None = None
     unicode: bool = True
+    manager: ManagerEnv = NO_MANAGER
 
 
 def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
@@ -133,6 +135,12 @@ def _identity(state: str) -> str:
     return fresh
 
 
+def longest_stop_s(specs: Iterable[InstanceSpec]) -> float:
+    """Return how long it takes at most until all instances are down, or given up."""
+    longest = max((spec.restart.stop_timeout_s for spec in specs), default=0.0)
+    return max(longest, HURRY_S) + SWEEP_TIMEOUT_S + KILL_TIMEOUT_S + 5.0
+
+
 class _Supervisor:
     """Everything wired together."""
 
@@ -146,7 +154,7 @@ class _Supervisor:
         programs: Mapping[str, str],
         handed: Handover | None,
     ) -> None:
-        _settle_process(state)
+        settle_process(state)
         self._launch, self._lock, self._handed = launch, lock, handed
         simulated = launch.box is not None
         owner = (handed and handed.owner) or f"{state} {_identity(state)}"
@@ -170,6 +178,7 @@ class _Supervisor:
             handle=self._handle,
             bound=lambda path: _keep(f"{state}/{SOCKET_RECORD}", path),
         )
+        self.service = ServiceManager(core, launch.manager)
         self._watch: Watch | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
@@ -201,6 +210,7 @@ class _Supervisor:
                 self._take_over(self._handed)
             core.journal.listeners.remove(early.append)
             self._begin_to_watch(early, clients)
+            self.service.ready()
             launch.announce(self.server.path)
             if launch.attach is not None:
                 self._viewers = launch.attach()
@@ -234,8 +244,12 @@ class _Supervisor:
 
     def _begin_to_watch(self, early: list[dict[str, Any]], clients: list[Client]) -> None:
         # Imported only now: the children start while we still load what watches them.
+        from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
 
+        vram = Vram(self.core, self.gpus)
+        self.effects.leader_gone, self.effects.ended = vram.leader_gone, vram.ended
+        self.starter.vram_obstacle = vram.obstacle
         self.core.changed.append(lambda unit, before: self._look_whether_down())
         self._watch = Watch(
             self.core,
@@ -243,7 +257,9 @@ class _Supervisor:
             self._launch,
             memory=self.memory,
             server=self.server,
-            environment=lambda unit: self.starter.environment(unit, self.starter.program(unit)),
+            starter=self.starter,
+            service=self.service,
+            check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
             carry=self._carry,
         )
@@ -300,8 +316,8 @@ class _Supervisor:
             self._watch.observer.state = "stopping"
         self.core.dispatch_all(ev.ShutdownAsked(hurry=hurry))
         if first:
-            longest = max((unit.spec.restart.stop_timeout_s for unit in self.core.units.values()), default=0.0)
-            total = max(longest, HURRY_S) + SWEEP_TIMEOUT_S + KILL_TIMEOUT_S + 5.0
+            total = longest_stop_s(unit.spec for unit in self.core.units.values())
+            self.service.stopping(total + VIEWER_PATIENCE_S)
             self.core.loop.call_later(total, self._give_up)
         self._look_whether_down()
 
@@ -327,18 +343,3 @@ class _Supervisor:
         for done in ended:
             done(stuck)
         self.core.loop.stop()
-
-
-def _settle_process(state: str) -> None:
-    """Make this process a fit parent: nothing leaks to children, orphans fall to us, many descriptors are allowed."""
-    child.close_on_exec_from(3)
-    os.chdir(state)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an inherited "ignore" would reap behind our back
-    if sys.platform == "linux":
-        child.become_subreaper()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
-        except (ValueError, OSError):
-            pass  # a few instances do with what there is

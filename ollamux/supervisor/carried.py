@@ -17,6 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ollamux.domain.health import Health
 from ollamux.domain.instance import Instance
+from ollamux.domain.tally import Tally
 from ollamux.ollama.api import LoadedModel
 from ollamux.ollama.judge import Verdict
 
@@ -53,6 +54,10 @@ class CarriedUnit:
     preload_failed: dict[str, str] = field(default_factory=dict)
     preloaded_at: float = 0.0
     preloading: bool = False
+    port: int | None = None
+    served_at: float | None = None
+    tally: Tally = field(default_factory=Tally)
+    canary_asked: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,7 @@ class Handover:
     inventory: str | None = None
     sampled_at: float | None = None
     versions: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    warned: tuple[str, ...] = ()
     told: dict[str, str] = field(default_factory=dict)
     started_wall: float | None = None
     started: float | None = None

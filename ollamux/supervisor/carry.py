@@ -57,6 +57,10 @@ def _carried(unit: Unit) -> CarriedUnit:
         preload_failed=unit.preload_failed,
         preloaded_at=unit.preloaded_at,
         preloading="preload" in unit.requests,
+        port=unit.port,
+        served_at=unit.served_at,
+        tally=unit.tally,
+        canary_asked=() if unit.canary is None else unit.canary.state.asked,
     )
 
 
@@ -122,6 +126,7 @@ def _go_on(unit: Unit, carried: CarriedUnit, core: Core, gpus: Gpus, effects: Ef
     unit.degraded = carried.degraded
     unit.incidents, unit.asked_incidents = set(carried.incidents), set(carried.asked_incidents)
     unit.preload_failed, unit.preloaded_at = carried.preload_failed, carried.preloaded_at
+    unit.port, unit.served_at, unit.tally = carried.port or unit.spec.port, carried.served_at, carried.tally
     if carried.read_to is not None:
         # What an instance that is not proven yet has said is read again, from its start; of others only what is new.
         unproven = carried.verdict is None or carried.verdict.proof is Proof.PLANNED

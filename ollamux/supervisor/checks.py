@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ollamux.domain import events as ev
-from ollamux.domain.health import Health, OverdueRunner, api_answered, complaint, rested, scheduler_answered
+from ollamux.domain.health import Health, SuspectRunner, api_answered, complaint, rested, scheduler_answered
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import SERVING, Phase
+from ollamux.domain.text import safe_text
 from ollamux.ollama.api import BadAnswerError, LoadedModel, parse_loaded, parse_server_version
 from ollamux.ollama.store import find_manifest, store_path
 from ollamux.ollama.version import era_of
+from ollamux.ollama.waits import load_patience_s
 from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
@@ -64,6 +66,13 @@ class Checks:
         if unit.state.phase in SERVING and unit.state.phase is not Phase.STARTING:
             self._plan(unit, "api", FIRST_LOOK_S)
             self.ask_scheduler(unit)
+
+    def change(self, unit: Unit) -> None:
+        """Ask at the pace that holds now, not only after a wait at the old one."""
+        if unit.state.phase in (Phase.READY, Phase.UNHEALTHY):
+            for what in ("api", "scheduler"):
+                if what in unit.check_timers and what not in unit.requests:
+                    self._plan(unit, what, unit.spec.health.interval_s)
 
     def _plan(self, unit: Unit, what: str, delay_s: float) -> None:
         ask = self._ask_api if what == "api" else self.ask_scheduler
@@ -126,7 +135,7 @@ class Checks:
             self._judge_start(unit, answer, error)
             return
         unit.health = api_answered(unit.health, error)
-        self._judge(unit)
+        self.judge(unit)
 
     def _read_version(self, unit: Unit, body: bytes) -> str | None:
         try:
@@ -168,30 +177,40 @@ class Checks:
 
     def _read_scheduler(self, unit: Unit, answer: Answer) -> None:
         error, models = _loaded(answer)
-        overdue: dict[str, OverdueRunner] = {}
+        overdue: dict[str, SuspectRunner] = {}
+        loading: dict[str, SuspectRunner] = {}
         if models is not None:
             unit.runners = family.runners(unit.child.pid) if unit.child is not None else {}
             overdue = self._overdue(unit, models)
+            loading = self._loading(unit, models)
             self._tell_gone_runners(unit, models)
             unit.models = models
             self._devices.judge_models(unit)
             for listener in self.listeners:
                 listener(unit)
         if unit.state.phase in SERVING:
-            unit.health = scheduler_answered(unit.health, error, overdue=overdue, now=monotonic())
-            self._judge(unit)
+            unit.health = scheduler_answered(
+                unit.health,
+                error,
+                overdue=overdue,
+                loading=loading,
+                load_patience_s=load_patience_s(unit.spec.env),
+                now=monotonic(),
+            )
+            self.judge(unit)
 
-    def _judge(self, unit: Unit) -> None:
+    def judge(self, unit: Unit) -> None:
+        """Turn what is known of an instance's health into an event, where it is one."""
         gen = unit.state.gen
         bad = complaint(unit.health, unit.spec.health.failures)
         if bad is not None:
-            self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=bad[0], runner=bad[1]))
+            self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=bad.reason, runner=bad.runner))
         elif unit.state.phase is Phase.UNHEALTHY and not unit.health.api_misses and not unit.health.scheduler_misses:
             self._core.dispatch(unit, ev.HealthPassed(gen=gen))
 
-    def _overdue(self, unit: Unit, models: tuple[LoadedModel, ...]) -> dict[str, OverdueRunner]:
+    def _overdue(self, unit: Unit, models: tuple[LoadedModel, ...]) -> dict[str, SuspectRunner]:
         now, offset = wall(), wall() - monotonic()
-        found: dict[str, OverdueRunner] = {}
+        found: dict[str, SuspectRunner] = {}
         known, unit.promises = unit.promises, {}
         for model in models:
             # A server counts on a clock that stands still in suspend and is never set; what it tells as wall time is
@@ -203,10 +222,27 @@ class Checks:
                 continue
             if model.expires_at is not None and model.expires_at < now - OVERDUE_SLACK_S:
                 pid = self.runner_of(unit, model)
-                seen = procs.stat(pid) if pid is not None else None
-                if pid is not None and seen is not None:
-                    found[model.name] = OverdueRunner(pid=pid, cpu_ticks=seen.cpu_ticks)
+                effort = family.effort(pid) if pid is not None else None
+                if pid is not None and effort is not None:
+                    found[model.name] = SuspectRunner(pid=pid, effort=effort)
         return found
+
+    def _loading(self, unit: Unit, models: tuple[LoadedModel, ...]) -> dict[str, SuspectRunner]:
+        """Return the runners of models that ps does not list: it lists none that is loading."""
+        listed = [self._blob_of(unit, model) for model in models]
+        if len(unit.runners) <= len(models) or None in listed:
+            return {}
+        found: dict[str, SuspectRunner] = {}
+        for pid, path in unit.runners.items():
+            effort = None if any(blob and path.endswith(blob) for blob in listed) else family.effort(pid)
+            if effort is not None:
+                found[self._name_of(unit, path)] = SuspectRunner(pid=pid, effort=effort)
+        return found
+
+    def _name_of(self, unit: Unit, path: str) -> str:
+        """Return the name of the model in a blob where it is known already, else the beginning of its digest."""
+        known = next((name for (name, _), blob in unit.blobs.items() if blob is not None and path.endswith(blob)), None)
+        return safe_text(known or path.rpartition("/")[2][:19])
 
     def runner_of(self, unit: Unit, model: LoadedModel) -> int | None:
         """Return the pid of a model's runner.

@@ -21,18 +21,18 @@ _PIECE = 512
 class Console:
     """Writes events to a descriptor without ever blocking on it."""
 
-    def __init__(self, loop: Loop, fd: int, *, unicode: bool, name_width: int) -> None:
+    def __init__(self, loop: Loop, fd: int, *, unicode: bool) -> None:
         self._loop = loop
         self._fd = fd
         self._unicode = unicode
-        self._name_width = name_width
+        self.name_width = 0
         self.unwritten = b""
         self._closed = False
         self._planned = False
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Say what happened."""
-        line = event_line(event, color=False, width=None, unicode=self._unicode, name_width=self._name_width)
+        line = event_line(event, color=False, width=None, unicode=self._unicode, name_width=self.name_width)
         self.say(line)
 
     def say(self, line: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ollamux.domain import events as ev
 from ollamux.domain.commands import Command
@@ -17,14 +17,27 @@ from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.domain.text import format_duration
 from ollamux.supervisor.family import Mark
-from ollamux.supervisor.journal import Journal
+from ollamux.supervisor.journal import Entry, Journal
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic, wall
 from ollamux.system.loop import Loop
 
 START_SLOT = "a start slot"
+VRAM = "VRAM of GPU"
+"""With the index of the card: the resource of a start that waits for memory to come back."""
 SLOT_HOLD_S = 15.0
 """A start that takes longer than this no longer holds back the others."""
+TELL_AFTER_S = 0.002
+"""A new process comes first: what there is to say of it waits this long, so that it does not wait for a processor."""
+
+
+class News(NamedTuple):
+    """A change that nobody has been told of yet; `at` is when it happened, by the wall clock."""
+
+    unit: Unit
+    before: Instance
+    after: Instance
+    at: float
 
 
 class Core:
@@ -36,9 +49,7 @@ class Core:
         self.journal = journal
         self.owner = owner
         self.log_dir = log_dir
-        self.units = {
-            spec.name: Unit(spec, owner=owner, log_path=f"{log_dir}/{spec.name}.log") for spec in fleet.instances
-        }
+        self.units = {spec.name: self.new_unit(spec) for spec in fleet.instances}
         self.execute: Callable[[Unit, Command], None] = lambda unit, command: None
         self.changed: list[Callable[[Unit, Instance], None]] = []
         self.leftovers: dict[int, Mark] = {}
@@ -46,6 +57,13 @@ class Core:
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}
+        self._unrecorded: list[News] = []
+        self._untold: dict[str, News] = {}
+        self._planned: set[float] = set()
+
+    def new_unit(self, spec: InstanceSpec) -> Unit:
+        """Return an instance that has not been started."""
+        return Unit(spec, owner=self.owner, log_path=f"{self.log_dir}/{spec.name}.log")
 
     def report_bug(self, error: BaseException) -> None:
         """Say that one of our own callbacks failed, with everything needed to mend it."""
@@ -59,13 +77,15 @@ class Core:
         if unit.name in self._depth:
             self._apply(unit, event)
             return
+        if unit.name in self._untold:
+            self.tell()
         first = self._depth[unit.name] = unit.state
         try:
             self._apply(unit, event)
         finally:
             del self._depth[unit.name]
             if unit.state is not first:
-                self._tell(unit, first)
+                self._have_news(News(unit, first, unit.state, wall()))
 
     def _apply(self, unit: Unit, event: ev.Event) -> None:
         before = unit.state
@@ -98,16 +118,38 @@ class Core:
                     deadline.at, lambda: self.dispatch(unit, ev.DeadlinePassed(gen=gen))
                 )  # fmt: skip
 
-    def _tell(self, unit: Unit, before: Instance) -> None:
-        after = unit.state
-        moved = after.phase is not before.phase or after.gen != before.gen
-        if moved:
-            unit.since_wall = wall()
-        # To wait for something else than before is news too.
-        if moved or (after.phase is Phase.WAITING and after.reason != before.reason):
-            self.journal.add(
-                unit.name, old=before.phase.value, new=after.phase.value, reason=self._reason(unit, before)
-            )
+    def _have_news(self, news: News) -> None:
+        unit, before, after, at = news
+        if _moved(before, after):
+            unit.since_wall = at
+        self._unrecorded.append(news)
+        self._untold[unit.name] = news
+        spawned = after.phase is Phase.STARTING and after.pid is not None and after.gen != before.gen
+        delay_s = TELL_AFTER_S if spawned else 0.0
+        if delay_s not in self._planned:
+            self._planned.add(delay_s)
+            self.loop.call_later(delay_s, lambda: self._tell_planned(delay_s))
+
+    def _tell_planned(self, delay_s: float) -> None:
+        self._planned.discard(delay_s)
+        self.tell()
+
+    def tell(self) -> None:
+        """Put on record what is not yet, then tell whoever listens, in the order in which it happened.
+
+        All that happens in one round of the loop is acted on first. Of one instance there is one news at most.
+        """
+        news, self._unrecorded = self._unrecorded, []
+        self.journal.add_all([self._entry(each) for each in news if _is_news(each)])
+        while self._untold:
+            self._tell(self._untold.pop(next(iter(self._untold))))
+
+    def _entry(self, news: News) -> Entry:
+        old, new = news.before.phase.value, news.after.phase.value
+        return Entry(news.unit.name, old, new, self._reason(news.unit, news.before), news.at)
+
+    def _tell(self, news: News) -> None:
+        unit, before, after, _ = news
         if before.phase is Phase.STARTING and after.phase is not Phase.STARTING:
             self.free_slots()
         for listener in tuple(self.changed):
@@ -130,6 +172,7 @@ class Core:
 
     def note(self, unit: Unit | None, reason: str) -> dict[str, Any]:
         """Record a word about an instance that changes no phase."""
+        self.tell()
         if unit is None:
             return self.journal.add(None, old=None, new=None, reason=reason)
         phase = unit.state.phase.value
@@ -155,6 +198,16 @@ class Core:
                 self.dispatch(unit, ev.ResourceFreed(resource=resource))
 
 
+def _is_news(news: News) -> bool:
+    # To wait for something else than before is news too.
+    _, before, after, _ = news
+    return _moved(before, after) or (after.phase is Phase.WAITING and after.reason != before.reason)
+
+
+def _moved(before: Instance, after: Instance) -> bool:
+    return after.phase is not before.phase or after.gen != before.gen
+
+
 def url(unit: Unit) -> str:
     """Return the address that clients of an instance use."""
     return url_of(unit.spec)
@@ -172,7 +225,9 @@ def next_action(unit: Unit) -> str | None:
     if state.phase is Phase.WAITING:
         if state.deadline is None:
             return None
-        return "look again" if state.resource is not None else f"restart {max(state.spawns, 1)}"
+        if state.resource is not None:
+            return "start anyway" if state.resource.startswith(VRAM) else "look again"
+        return f"restart {max(state.spawns, 1)}"
     return {
         Phase.UNHEALTHY: "restart",
         Phase.STOPPING: "kill",

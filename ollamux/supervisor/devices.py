@@ -17,6 +17,7 @@ from ollamux.ollama.log import LogReader
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
+from ollamux.system.clock import monotonic
 
 _KEPT = (log.DeviceLine, log.DiscoveryEnded, log.DiscoveryFailed, log.Listening)
 
@@ -40,6 +41,8 @@ class Devices:
                     unit.device_lines.append(event)
             elif isinstance(event, log.LayersOffloaded) and event.blob is not None:
                 unit.layers[event.blob] = (event.offloaded, event.total)
+            elif isinstance(event, log.RequestDone):
+                unit.served_at = monotonic()
             elif isinstance(event, log.RunnerStarting):
                 unit.layers.pop(event.blob, None)
 

@@ -15,11 +15,17 @@ from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.unit import Unit
-from ollamux.system.child import Child
+from ollamux.system import logfile
+from ollamux.system.child import Child, handled
 from ollamux.system.clock import wall
+from ollamux.system.reserve import spare
 
 _TAIL_BYTES = 4096
 STUCK_LOOK_S = 10.0
+BLIND_LOOK_S = 0.05
+"""How often to look at what there is no descriptor left to watch with."""
+COLLECT_AFTER_S = 0.002
+"""One look for dead orphans does for all that ends in this time, and comes after what replaces the dead."""
 
 
 class Effects:
@@ -29,6 +35,11 @@ class Effects:
         self._core = core
         self._starter = starter
         self.collected_elsewhere: Callable[[], frozenset[int]] = frozenset
+        self.leader_gone: Callable[[Unit, list[int]], None] = lambda unit, left: None
+        self.ended: Callable[[Unit], None] = lambda unit: None
+        """These two are told of instances with cards alone."""
+        self._collecting = False
+        family.own_children()  # opened while there are descriptors to be had
         core.execute = self.execute
         core.loop.on_signal(signal.SIGCHLD, self.child_changed)
         core.changed.append(self._look_after_stuck)
@@ -75,9 +86,8 @@ class Effects:
         if unit.state.phase is Phase.STUCK:
             self._core.loop.call_soon(lambda: self._look_again(unit, unit.state.gen))
 
-    def _known(self) -> set[int]:
-        leaders = {unit.child.pid for unit in self._core.units.values() if unit.child is not None}
-        return leaders | self.collected_elsewhere()
+    def _known(self) -> frozenset[int]:
+        return handled() | self.collected_elsewhere()
 
     def _signal_leader(self, unit: Unit, number: int) -> None:
         if unit.child is not None:
@@ -117,6 +127,8 @@ class Effects:
     def _reap(self, unit: Unit) -> None:
         self._forget_members(unit)
         if unit.child is not None:
+            if unit.gpus:
+                self.ended(unit)
             self._core.loop.unwatch(unit.child.pidfd)
             unit.child.reap()
             unit.child = None
@@ -124,12 +136,15 @@ class Effects:
 
     def _leader_ended(self, unit: Unit) -> None:
         child = unit.child
-        status = None if child is None else child.exit_status()
+        with spare():
+            status = None if child is None else child.exit_status()
         if child is None or status is None:
             return
         self._core.loop.unwatch(child.pidfd)
         unit.leader_ended = True
         left = family.members(unit.mark, child, self._known())
+        if unit.gpus:
+            self.leader_gone(unit, left)
         code, by = status
         words = self._words(unit) if unit.state.phase in SERVING else None
         unit.last_exit_wall = wall()
@@ -140,25 +155,27 @@ class Effects:
         from ollamux.ollama.words import last_words  # not needed until something dies
 
         try:
-            with open(unit.log_path, "rb") as log:
-                size = os.fstat(log.fileno()).st_size
-                log.seek(max(size - _TAIL_BYTES, min(unit.log_start, size)))
-                return last_words(log.read(_TAIL_BYTES).decode("utf-8", "replace"))
+            tail = logfile.tail(unit.log_path, _TAIL_BYTES, since=unit.log_start)
         except OSError:
             return None
+        return last_words(tail.decode("utf-8", "replace"))
 
     def _watch_members(self, unit: Unit, pids: list[int]) -> None:
+        look_again_s = 0.0
         for pid in pids:
             if pid in unit.member_handles:
                 continue
             try:
                 handle = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
             except OSError:
+                look_again_s = BLIND_LOOK_S
                 continue
             unit.member_handles[pid] = handle
             self._core.loop.watch(handle, read=lambda: self.look_at_members(unit))
         if not unit.member_handles and unit.state.phase in GOING_DOWN:
-            self._core.loop.call_soon(lambda: self.look_at_members(unit))
+            self._core.loop.call_later(look_again_s, lambda: self.look_at_members(unit))
 
     def _forget_members(self, unit: Unit) -> None:
         for handle in unit.member_handles.values():
@@ -187,5 +204,11 @@ class Effects:
             self._core.dispatch(unit, ev.GroupEmptied(gen=unit.state.gen))
 
     def child_changed(self) -> None:
-        """A child of ours ended, or one that fell to us: collect what is not collected elsewhere."""
+        """A child of ours ended, or one that fell to us: collect, soon, what is not collected elsewhere."""
+        if not self._collecting:
+            self._collecting = True
+            self._core.loop.call_later(COLLECT_AFTER_S, self._collect)
+
+    def _collect(self) -> None:
+        self._collecting = False
         family.reap_orphans(self._known())

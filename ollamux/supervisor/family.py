@@ -12,13 +12,16 @@ import signal
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ollamux.domain.health import Effort
 from ollamux.system import procs
 from ollamux.system.child import Child, reap_orphan
+from ollamux.system.reserve import spare
 
 INSTANCE = "OLLAMUX_INSTANCE"
 GENERATION = "OLLAMUX_GENERATION"
 SUPERVISOR = "OLLAMUX_SUPERVISOR"
 SUPERVISOR_ID = "OLLAMUX_SUPERVISOR_ID"
+_OURS = procs.OwnChildren()
 
 
 class Mark(NamedTuple):
@@ -46,6 +49,7 @@ def mark_of(pid: int) -> Mark | None:
     return Mark(owner=owner, instance=env[INSTANCE], gen=int(env[GENERATION]))
 
 
+@spare()
 def marked(owner: str) -> dict[int, Mark]:
     """Return every living process that carries a mark of this owner: a look at all of /proc, for rare occasions."""
     found: dict[int, Mark] = {}
@@ -75,16 +79,23 @@ def _lives(pid: int) -> bool:
     return seen is not None and seen.state not in ("Z", "X")
 
 
+def own_children() -> list[int] | None:
+    """Return all children of this process, or None where this kernel does not list them."""
+    return _OURS.list()
+
+
+@spare()
 def reap_orphans(known: Iterable[int]) -> None:
     """Collect dead processes that fell to us. `known` are our own children, which are collected elsewhere."""
     keep = frozenset(known)
-    for pid in procs.children(os.getpid()) or ():
+    for pid in own_children() or ():
         if pid not in keep:
             seen = procs.stat(pid)
             if seen is not None and seen.state == "Z":
                 reap_orphan(pid)
 
 
+@spare()
 def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     """Return the living processes of an incarnation besides its leader.
 
@@ -93,14 +104,15 @@ def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     """
     if not leader.ours:
         return [pid for pid, found in marked(mark.owner).items() if found == mark and pid != leader.pid]
-    ours = procs.children(os.getpid())
+    ours = own_children()
     if ours is None:
         candidates = procs.pids()
     else:
         keep = frozenset(known)
         roots = [pid for pid in ours if pid not in keep]
         candidates = roots + [below for root in roots for below in procs.descendants(root)]
-        candidates += procs.descendants(leader.pid)
+        if not leader.ended:  # the kernel hands on the children of the dead before it tells us of the death
+            candidates += procs.descendants(leader.pid)
     found = []
     for pid in dict.fromkeys(candidates):
         seen = procs.stat(pid) if pid not in (leader.pid, os.getpid()) else None
@@ -111,6 +123,7 @@ def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     return found
 
 
+@spare()
 def signal_members(mark: Mark, leader: Child, pids: Iterable[int], number: int) -> None:
     """Signal each process through a handle of its own, after proving through the handle's process that it is ours."""
     for pid in pids:
@@ -130,6 +143,14 @@ def signal_members(mark: Mark, leader: Child, pids: Iterable[int], number: int) 
             pass  # it has changed its user; whoever it is now, it is not ours to end
         finally:
             os.close(handle)
+
+
+def effort(pid: int) -> Effort | None:
+    """Return what a process has done since it was started, None where it is gone."""
+    seen = procs.stat(pid)
+    if seen is None or seen.state in ("Z", "X"):
+        return None
+    return Effort(cpu_ticks=seen.cpu_ticks, read_bytes=procs.read_bytes(pid))
 
 
 def runners(leader_pid: int) -> dict[int, str]:

@@ -31,10 +31,15 @@ class Gpus:
         self._env = env
         self._reader: GpuReader | None = None
         self._deadline: Timer | None = None
+        self._next: Timer | None = None
+        self._again = False
+        self._asking_at = 0.0
         self._watched = -1
         self.inventory: Inventory | None = None
         self.machine: Inventory | None = None
         self.sampled_at: float | None = None
+        self.asked_at = float("-inf")
+        """When the newest sample was asked for: it says nothing of what happened since."""
         self.listeners: list[Callable[[], None]] = []
 
     @property
@@ -65,6 +70,11 @@ class Gpus:
         self.machine, self.sampled_at = inventory, sampled_at
         self.inventory = allowed(inventory, self._env)
 
+    def begin_again(self) -> None:
+        """Look for cards again where that was given up because nobody wanted one, and somebody now does."""
+        if self._reader is None and any(unit.spec.pinning is Pinning.GPUS for unit in self._core.units.values()):
+            self.begin()
+
     def current(self, gpus: Iterable[Gpu]) -> list[Gpu]:
         """Return the newest samples of devices, in the same order; a device that is gone keeps its last one."""
         known = {gpu.uuid: gpu for gpu in self.inventory.gpus} if self.inventory is not None else {}
@@ -79,8 +89,21 @@ class Gpus:
         others = [clash for clash in shared_gpus(self._core.fleet, self.inventory) if unit.name in clash.instances]
         return str(others[0]) if others else None
 
+    def look_now(self) -> None:
+        """Ask at once, out of turn; where an answer is awaited, which may be about the past, once more after it."""
+        if self._reader is None or self.inventory is None:
+            return
+        if self._deadline is not None:
+            self._again = True
+        else:
+            self._ask(self._reader)
+
     def _ask(self, reader: GpuReader) -> None:
-        reader.ask(monotonic())
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        self._asking_at = monotonic()
+        reader.ask(self._asking_at)
         self._watch(reader)
         deadline = reader.deadline()
         if deadline is None:
@@ -126,8 +149,12 @@ class Gpus:
         if reader.last_at is None and reader.trouble is not None:
             self.inventory = replace(self.inventory, error=reader.trouble)
         self.sampled_at = reader.last_at
+        if reader.last_at is not None and reader.last_at >= self._asking_at:
+            self.asked_at = self._asking_at
         if self._needed(reader):
-            self._core.loop.call_later(SAMPLE_INTERVAL_S, lambda: self._ask(reader))
+            again, self._again = self._again, False
+            delay_s = 0.0 if again else SAMPLE_INTERVAL_S
+            self._next = self._core.loop.call_later(delay_s, lambda: self._ask(reader))
         else:
             self.close()
         if first:

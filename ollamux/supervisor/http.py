@@ -32,6 +32,9 @@ class Answer(NamedTuple):
     silent: bool
 
 
+Done = Callable[[Answer], None]
+
+
 class Request:
     """One request under way. `done` is called exactly once, unless it is cancelled before."""
 

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from ollamux.domain.schemas import EVENT_SCHEMA
 from ollamux.system.clock import rfc3339, wall
 
 FILE_NAME = "events.jsonl"
 _LARGEST_FILE = 2 << 20
+
+
+class Entry(NamedTuple):
+    """What is recorded of one change; `at` is by the wall clock."""
+
+    instance: str | None
+    old: str | None
+    new: str | None
+    reason: str | None
+    at: float
 
 
 class Journal:
@@ -27,20 +37,29 @@ class Journal:
 
     def add(self, instance: str | None, *, old: str | None, new: str | None, reason: str | None) -> dict[str, Any]:
         """Record a change of state, or a word about one (`old` and `new` the same)."""
+        return self.add_all([Entry(instance, old, new, reason, wall())])[0]
+
+    def add_all(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """Record what happened in this order, at the cost of one."""
+        events = [self._numbered(entry) for entry in entries]
+        if events:
+            self._append(b"".join(json.dumps(event, ensure_ascii=False).encode() + b"\n" for event in events))
+        for event in events:
+            for listener in tuple(self.listeners):
+                listener(event)
+        return events
+
+    def _numbered(self, entry: Entry) -> dict[str, Any]:
         self._seq += 1
-        event = {
+        return {
             "schema": EVENT_SCHEMA,
             "seq": self._seq,
-            "time": rfc3339(wall()),
-            "instance": instance,
-            "from": old,
-            "to": new,
-            "reason": reason,
+            "time": rfc3339(entry.at),
+            "instance": entry.instance,
+            "from": entry.old,
+            "to": entry.new,
+            "reason": entry.reason,
         }
-        self._append(json.dumps(event, ensure_ascii=False).encode() + b"\n")
-        for listener in tuple(self.listeners):
-            listener(event)
-        return event
 
     def _append(self, line: bytes) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

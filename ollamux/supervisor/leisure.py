@@ -22,6 +22,7 @@ _OURS = (
     "ollamux.supervisor.carry",
     "ollamux.supervisor.console",
     "ollamux.supervisor.upgrade",
+    "ollamux.supervisor.vram",
 )
 _LIBRARY = ("difflib", "fnmatch", "hashlib", "linecache", "pwd", "subprocess", "tempfile", "tokenize")
 """Parts of the standard library that are imported within functions, ours or its own."""

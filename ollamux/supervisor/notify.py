@@ -25,16 +25,16 @@ class Notifier:
 
     def __init__(self, core: Core, argv: Sequence[str], *, env: Mapping[str, str]) -> None:
         self._core = core
-        self._argv = list(argv)
+        self.argv = list(argv)
+        """What is run; nothing where it is empty."""
         self._env = dict(env)
         self.told: dict[str, str] = {}
         self._last: dict[str, float] = {}
         self._planned: set[str] = set()
-        if argv:
-            core.changed.append(self._on_change)
+        core.changed.append(self._on_change)
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
-        state = condition(unit)
+        state = condition(unit) if self.argv else None
         if state is None or state == self.told.get(unit.name, "READY") or unit.name in self._planned:
             return
         wait = self._last.get(unit.name, -SPACING_S) + SPACING_S - monotonic()
@@ -46,12 +46,11 @@ class Notifier:
 
     def look(self, unit: Unit) -> None:
         """Look at an instance whose health changed without a change of phase."""
-        if self._argv:
-            self._on_change(unit, unit.state)
+        self._on_change(unit, unit.state)
 
     def _later(self, unit: Unit) -> None:
         self._planned.discard(unit.name)
-        state = condition(unit)
+        state = condition(unit) if self.argv else None
         if state is not None and state != self.told.get(unit.name, "READY"):
             self._tell(unit)
 
@@ -78,8 +77,8 @@ class Notifier:
             os.set_blocking(read, True)
             null = "/dev/null"
             os.posix_spawn(
-                self._argv[0],
-                self._argv,
+                self.argv[0],
+                self.argv,
                 self._env,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, read, 0),
@@ -91,7 +90,7 @@ class Notifier:
                 setsigdef=(signal.SIGPIPE, signal.SIGCHLD),
             )  # collected with the orphans that fall to us
         except OSError as error:
-            self._core.note(unit, f"notify: {self._argv[0]} could not be started: {error.strerror}")
+            self._core.note(unit, f"notify: {self.argv[0]} could not be started: {error.strerror}")
         finally:
             os.close(read)
             os.close(write)

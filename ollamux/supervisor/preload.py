@@ -19,6 +19,7 @@ from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic
 
 LOAD_TIMEOUT_S = 1800.0
+UNPIN_TIMEOUT_S = 30.0
 RENEW_AFTER_S = 30.0
 """A pin is evicted as soon as the server's limit of loaded models is reached, and ended by a client's keep_alive."""
 
@@ -45,6 +46,40 @@ class Preload:
         """Load what the program before this one was loading: its request has gone with it."""
         there = [model.name for model in unit.models]
         self._begin(unit, tuple(p for p in unit.spec.preload if not any(same_model(p, name) for name in there)))
+
+    def change(self, unit: Unit, before: tuple[str, ...]) -> None:
+        """Load what is asked for now, and let the server forget in its own time what is not any more."""
+        if unit.state.phase is not Phase.READY:
+            return
+        new = tuple(name for name in unit.spec.preload if name not in before)
+        if new and "preload" not in unit.requests:
+            self._begin(unit, new)
+        for name in set(before) - set(unit.spec.preload):
+            unit.preload_failed.pop(name, None)
+            if any(same_model(name, model.name) and model.expires_at is None for model in unit.models):
+                self._unpin(unit, name)
+
+    def _unpin(self, unit: Unit, name: str) -> None:
+        """A request without a prompt and with a time to live: what every client sends, so the pin ends as usual."""
+        keep_alive = unit.spec.keep_alive_s
+        body = {"model": name, "keep_alive": "5m" if keep_alive is None else keep_alive}
+
+        def done(answer: Answer) -> None:
+            unit.requests.pop(f"unpin {name}", None)
+            told = (
+                "is no longer kept" if answer.status == 200 else f"is still kept: {answer.error or _error_of(answer)}"
+            )
+            self._core.note(unit, f"{safe_text(name)} {told}")
+
+        address = (probe_host(unit.spec.host), unit.spec.port)
+        unit.requests[f"unpin {name}"] = Request(
+            self._core.loop,
+            address,
+            "/api/generate",
+            timeout_s=UNPIN_TIMEOUT_S,
+            done=done,
+            body=json.dumps(body).encode(),
+        )
 
     def _renew(self, unit: Unit) -> None:
         """Pin again what lost its pin, now and then, and never against the server's own limit."""

@@ -20,7 +20,10 @@ _LARGEST = 4 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
-    """What is kept of one instance. `proof` is the pinning proof: logs rotate, so it cannot be read again."""
+    """What is kept of one instance. `proof` is the pinning proof: logs rotate, so it cannot be read again.
+
+    The generation and the two counts of restarts are for life: neither `down` nor a reboot ends them.
+    """
 
     gen: int = 0
     stopped: bool = False
@@ -28,11 +31,17 @@ class UnitRecord:
     start_ticks: int | None = None
     fingerprint: str | None = None
     restarts: int = 0
+    auto_restarts: int = 0
+    manual_restarts: int = 0
     proof: tuple[str, str] | None = None
     version: str | None = None
     gpus: tuple[str, ...] = ()
     log_start: int = 0
     incidents: tuple[str, ...] = ()
+
+    def for_life(self) -> UnitRecord:
+        """Return it without what concerns the present run."""
+        return UnitRecord(gen=self.gen, auto_restarts=self.auto_restarts, manual_restarts=self.manual_restarts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,7 @@ def save(folder: str, record: Record, *, sync: bool) -> None:
 def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
     """Return what was remembered and, where the file could not be used, what was done about it.
 
-    After a reboot only the generations count: processes are gone, and a `stop` does not outlive the boot.
+    After a reboot only what is for life counts: processes are gone, and a `stop` does not outlive the boot.
     """
     path = f"{folder}/{FILE_NAME}"
     data = read_bounded(path, _LARGEST)
@@ -67,7 +76,7 @@ def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Record(boot_id=boot_id), f"the state file could not be read{_put_aside(path)}: {error}"
     if plain.get("boot_id") != boot_id:
-        units = {name: UnitRecord(gen=unit.gen) for name, unit in units.items()}
+        units = {name: unit.for_life() for name, unit in units.items()}
     return Record(boot_id=boot_id, units=units), None
 
 
@@ -88,6 +97,8 @@ def _unit(entry: dict[str, Any]) -> UnitRecord:
         start_ticks=_number(entry.get("start_ticks")),
         fingerprint=_text(entry.get("fingerprint")),
         restarts=int(entry.get("restarts", 0)),
+        auto_restarts=int(entry.get("auto_restarts", 0)),
+        manual_restarts=int(entry.get("manual_restarts", 0)),
         proof=None if proof is None else (str(proof[0]), str(proof[1])),
         version=_text(entry.get("version")),
         gpus=_texts(entry.get("gpus")),

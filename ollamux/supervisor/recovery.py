@@ -14,8 +14,10 @@ from enum import Enum
 from typing import Any
 
 from ollamux.domain import events as ev
+from ollamux.domain.difference import LIVE_FIELDS
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec, OnDeath
+from ollamux.domain.tally import Tally
 from ollamux.supervisor import family
 from ollamux.supervisor.core import SLOT_HOLD_S, Core
 from ollamux.supervisor.effects import Effects
@@ -30,7 +32,6 @@ from ollamux.system.clock import monotonic
 END_AFTER_S = 15.0
 WRITE_AFTER_S = 0.02
 """A start comes first, and what changes together is written once. What is lost in this time is found by its mark."""
-_LIVE_KEYS = ("health", "restart", "on", "preload", "enabled", "share_gpu", "allow_lan")
 
 
 def fingerprint(spec: InstanceSpec) -> str:
@@ -40,7 +41,7 @@ def fingerprint(spec: InstanceSpec) -> str:
     """
     import hashlib  # loads OpenSSL, which must not hold up the first start
 
-    plain = {key: value for key, value in _said(spec).items() if key not in _LIVE_KEYS}
+    plain = {key: value for key, value in _said(spec).items() if key not in LIVE_FIELDS}
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -92,10 +93,15 @@ class Memory:
                 self._core.note(None, f"the state file cannot be written: {error.strerror}; instances are not affected")
             self._complained = True
 
+    def forget(self, name: str, gen: int) -> None:
+        """Forget everything of an instance that is gone from the configuration, but that its generations are used."""
+        self.record.units[name] = UnitRecord(gen=gen)
+        self.plan()
+
     def forget_intents(self) -> None:
         """End the intent of every earlier `stop`."""
-        units = {name: UnitRecord(gen=unit.gen) for name, unit in self.record.units.items()}
-        units |= {unit.name: UnitRecord(gen=unit.state.gen) for unit in self._core.units.values()}
+        units = {name: unit.for_life() for name, unit in self.record.units.items()}
+        units |= {unit.name: _remembered(unit).for_life() for unit in self._core.units.values()}
         self.record = Record(boot_id=self._boot_id, units=units)
         try:
             save(self._folder, self.record, sync=True)
@@ -110,8 +116,10 @@ def _remembered(unit: Unit) -> UnitRecord:
         stopped=unit.state.want is Want.DOWN and unit.spec.enabled and not unit.state.shutting_down,
         pid=None if unit.child is None else unit.child.pid,
         start_ticks=None if unit.child is None else unit.child.start_ticks,
-        fingerprint=_fingerprint_of(unit),
+        fingerprint=fingerprint_of(unit),
         restarts=max(0, unit.state.spawns - 1),
+        auto_restarts=unit.tally.auto,
+        manual_restarts=unit.tally.manual,
         proof=None if verdict is None or verdict.proof.value == "planned" else (verdict.proof.value, verdict.reason),
         version=unit.server_version,
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
@@ -120,7 +128,8 @@ def _remembered(unit: Unit) -> UnitRecord:
     )
 
 
-def _fingerprint_of(unit: Unit) -> str:
+def fingerprint_of(unit: Unit) -> str:
+    """Return the fingerprint of what the present, or last, incarnation was started with."""
     if unit.fingerprint is None:
         unit.fingerprint = fingerprint(unit.spec)
     return unit.fingerprint
@@ -137,6 +146,7 @@ def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[],
         known = memory.of(unit.name)
         gens = [mark.gen for mark in running.values() if mark.instance == unit.name]
         unit.state = new_state(unit.spec, gen=max([known.gen, *gens]))
+        unit.tally = Tally(auto=known.auto_restarts, manual=known.manual_restarts)
         if core.fleet.supervisor.on_death is OnDeath.KEEP and _adopt(core, effects, unit, known, running):
             adopted.add(unit.mark)
     for pid, mark in running.items():

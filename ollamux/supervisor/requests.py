@@ -9,15 +9,18 @@ from typing import Any
 from ollamux import __version__
 from ollamux.domain import events as ev
 from ollamux.domain.errors import Exit, NotFoundError, RefusedError, UsageError
-from ollamux.domain.phases import SERVING, Phase
+from ollamux.domain.phases import NO_PROCESS, SERVING, Phase
 from ollamux.domain.snapshot import VIEWS, as_json
+from ollamux.domain.tally import asked_for
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.reload import Reload
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.settling import Settling, timeout_of
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
+from ollamux.system.clock import monotonic
 
 Reply = Callable[[dict[str, Any]], None]
 MENDABLE = frozenset({"cpu_fallback", "wrong_gpu"})
@@ -35,6 +38,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "down": frozenset({"hurry"}),
     "upgrade": frozenset({"version", "timeout"}),
     "env": frozenset({"name"}),
+    "reload": frozenset({"digest", "dry_run", "wait", "timeout"}),
     "sim": frozenset({"fault", "target", "clear"}),
 }
 """What each request may say."""
@@ -53,6 +57,7 @@ class Requests:
         upgrade: Callable[[Client, str, float], None],
         remember: Callable[[], None],
         environment: Callable[[Unit], Mapping[str, str]],
+        reload: Reload,
         simulate: Callable[[str | None, str | None, bool], str] | None,
     ) -> None:
         self._core = core
@@ -62,6 +67,7 @@ class Requests:
         self._ask_upgrade = upgrade
         self._remember = remember
         self._environment = environment
+        self._reloading = reload
         self._simulate = simulate
         self._words: dict[str, Callable[[Client, dict[str, Any]], None]] = {
             "draw": self._draw,
@@ -73,11 +79,13 @@ class Requests:
             "down": self._down,
             "upgrade": self._upgrade,
             "env": self._env,
+            "reload": self._reload,
             "sim": self._sim,
         }
 
     def handle(self, client: Client, request: dict[str, Any]) -> None:
         """Answer one request, now or later. Raises OllamuxError where it is refused."""
+        self._core.tell()  # whoever asks sees nothing that is not on record
         word = self._words.get(str(request.get("cmd")))
         if word is None:
             raise RefusedError(f"the supervisor does not know the request {request.get('cmd')!r}")
@@ -128,9 +136,20 @@ class Requests:
             raise UsageError("no instance is named")
         return select(self._core.units, names)
 
+    def _staying(self, request: dict[str, Any]) -> list[Unit]:
+        """Return the instances that are meant, and may still be started."""
+        units = self._units(request)
+        leaving = [unit.name for unit in units if unit.leaving]
+        if leaving and request.get("all") is not True:
+            raise RefusedError(
+                f"{', '.join(leaving)}: gone from the configuration, and on the way out",
+                hint="write it there again, then: ollamux reload",
+            )
+        return [unit for unit in units if not unit.leaving]
+
     def _start(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()
-        units = self._units(request)
+        units = self._staying(request)
         disabled = [unit.name for unit in units if not unit.spec.enabled]
         if disabled and not request.get("all"):
             raise RefusedError(
@@ -139,6 +158,8 @@ class Requests:
         wanted = [unit for unit in units if unit.spec.enabled]
         before = {unit.name: unit.state.gen - (unit.state.phase in SERVING) for unit in wanted}
         for unit in wanted:
+            if unit.wanted and unit.state.phase in NO_PROCESS:
+                self._count(unit)  # a restart before its time
             self._core.dispatch(unit, ev.StartAsked())
         self._remember()
         self._settling.settle(client, request, before, "ready")
@@ -155,7 +176,7 @@ class Requests:
         if request.get("if_unhealthy") is True and not request.get("names"):
             units = list(self._core.units.values())
         else:
-            units = self._units(request)
+            units = self._staying(request)
         units = [unit for unit in units if unit.spec.enabled]
         if request.get("if_running") is True:
             units = [unit for unit in units if unit.wanted]
@@ -164,19 +185,35 @@ class Requests:
         if request.get("rolling") is True:
             self._settling.roll(client, request, units)
             return
-        before = {unit.name: unit.state.gen for unit in units}
-        for unit in units:
-            self._ask_restart(unit)
+        before = {unit.name: self._ask_restart(unit) for unit in units}
         self._remember()
         self._settling.settle(client, request, before, "ready")
 
-    def _ask_restart(self, unit: Unit) -> None:
-        unit.asked_incidents |= MENDABLE & set(unit.degraded)
-        self._core.dispatch(unit, ev.RestartAsked())
+    def _ask_restart(self, unit: Unit) -> int:
+        """Ask for a new incarnation, and return the generation that is to be left.
 
-    def _restart_one(self, unit: Unit) -> None:
-        self._ask_restart(unit)
+        While one that was asked for is still starting it is what everybody gets: a cron job that asks more often than
+        a start takes would otherwise cut off each start, and the instance would never be ready.
+        """
+        gen = unit.state.gen
+        joins = unit.state.phase is Phase.STARTING and unit.state.pid is not None and gen == unit.tally.asked_gen
+        if joins:
+            self._count(unit, gen)
+            return gen - 1
+        unit.asked_incidents |= MENDABLE & set(unit.degraded)
+        self._count(unit)
+        self._core.dispatch(unit, ev.RestartAsked())
+        return gen
+
+    def _count(self, unit: Unit, gen: int | None = None) -> None:
+        unit.tally, warning = asked_for(unit.tally, unit.state.gen + 1 if gen is None else gen, monotonic())
+        if warning is not None:
+            self._core.note(unit, warning)
+
+    def _restart_one(self, unit: Unit) -> int:
+        gen = self._ask_restart(unit)
         self._remember()
+        return gen
 
     def _wait(self, client: Client, request: dict[str, Any]) -> None:
         units = [unit for unit in self._core.units.values() if unit.wanted]
@@ -193,6 +230,8 @@ class Requests:
 
     def _upgrade(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()
+        if any(unit.leaving for unit in self._core.units.values()):
+            raise RefusedError("what the last reload removed is still stopping", hint="try again in a moment")
         version = request.get("version")
         if not isinstance(version, str):
             raise UsageError("no version is named")
@@ -218,6 +257,22 @@ class Requests:
             raise UsageError("no instance is named")
         unit = select(self._core.units, [name])[0]
         client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": dict(self._environment(unit))})
+
+    def _reload(self, client: Client, request: dict[str, Any]) -> None:
+        self._refuse_in_shutdown()
+        digest = request.get("digest")
+        if not isinstance(digest, str):
+            raise UsageError("no configuration is named")
+        plan = self._reloading.plan(digest)
+        if request.get("dry_run") is True:
+            unchanged = len(plan.fleet.instances) - sum(
+                plan.fleet.instance(change.name) is not None for change in plan.difference.changes
+            )
+            answer = {"v": PROTOCOL, "ok": True, "exit": 0, "plan": self._reloading.words(plan), "unchanged": unchanged}
+            client.answer(answer)
+            return
+        started, stopped = self._reloading.apply(plan)
+        self._settling.settle(client, request, {**stopped, **started}, "ready", stopping=stopped)
 
     def _sim(self, client: Client, request: dict[str, Any]) -> None:
         if self._simulate is None:

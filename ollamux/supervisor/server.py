@@ -297,7 +297,8 @@ class Server:
         if request.get("v") != PROTOCOL:
             error = RefusedError(
                 f"the supervisor speaks protocol {PROTOCOL}, the command speaks {request.get('v')!r}",
-                hint="they are of different versions: ollamux down, then ollamux up",
+                hint=f"they are of different versions: kill {os.getpid()} ends this one as ollamux down does; "
+                "then: ollamux up",
             )
             client.refuse(error)
             return

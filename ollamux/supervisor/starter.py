@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ollamux.domain import events as ev
 from ollamux.domain.errors import OllamuxError
+from ollamux.domain.instance import Instance
+from ollamux.domain.phases import GOING_DOWN
 from ollamux.domain.spec import OnDeath, Pinning
+from ollamux.domain.tally import restarted
 from ollamux.ollama.binary import find_ollama
 from ollamux.ollama.env import child_env, expand
 from ollamux.ollama.version import Version, parse_version
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 PORT_RETRY_S = 5.0
 GPU_RETRY_S = 10.0
 LEFTOVERS = "what an earlier run left"
+NEIGHBOUR = "what another instance lets go"
+CLASH = "its GPU"
 
 
 class Starter:
@@ -36,7 +41,10 @@ class Starter:
         self._home = home
         self._extra = extra
         self._versions: dict[str, tuple[tuple[int, int], Version | None]] = {}
+        self._prepared: dict[str, tuple[object, dict[str, str]]] = {}
         self.launcher: Sequence[str] = ()
+        self.vram_obstacle: Callable[[Unit], tuple[str, str, float | None] | None] = lambda unit: None
+        core.changed.append(self._let_go)
 
     def learn_version(self, path: str, version: Version | None) -> None:
         """Remember which version a program is, for as long as it stays the same file."""
@@ -76,6 +84,8 @@ class Starter:
 
     def _start(self, unit: Unit, gen: int, program: str, log_fd: int) -> None:
         unit.forget_incarnation()
+        unit.port = unit.spec.port
+        unit.fingerprint = None
         unit.log_start = os.fstat(log_fd).st_size
         try:
             unit.child = child.spawn([*self.launcher, program, "serve"], self.environment(unit, program), log_fd=log_fd)
@@ -84,23 +94,31 @@ class Starter:
             reason = f"{program} could not be started: {error.strerror}"
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=not transient))
             return
+        if unit.state.spawns:
+            unit.tally = restarted(unit.tally, gen)
         unit.spawned_at = monotonic()
         unit.follower = logfile.Follower(unit.log_path, at=unit.log_start)
         if self._core.fleet.supervisor.max_parallel_starts:
             self._core.loop.call_later(SLOT_HOLD_S, self._core.free_slots)
         self._core.dispatch(unit, ev.Spawned(gen=gen, pid=unit.child.pid))
 
+    def launcher_of(self, on_death: OnDeath) -> tuple[str, ...]:
+        """Return what stands before `ollama serve`. Raises NotFoundError where that is missing."""
+        return launcher_for(on_death, self._env)
+
     def environment(self, unit: Unit, program: str) -> dict[str, str]:
         """Return the exact environment of the present incarnation."""
         identity, version = self._versions.get(program, (None, None))
-        return child_env(
-            unit.spec,
-            gpus=unit.gpus,
-            outer=self._env,
-            home=self._home,
-            version=version if identity == _identity(program) else None,
-            markers={**self._extra, **unit.mark.variables()},
-        )
+        if version is not None and identity != _identity(program):
+            version = None
+        markers = {**self._extra, **unit.mark.variables()}
+        made_from, prepared = self._prepared.get(unit.name, (None, {}))
+        if made_from != (unit.spec, unit.gpus, version):
+            prepared = child_env(
+                unit.spec, gpus=unit.gpus, outer=self._env, home=self._home, version=version, markers=markers
+            )
+            self._prepared[unit.name] = (unit.spec, unit.gpus, version), prepared
+        return {**prepared, **markers}
 
     def program(self, unit: Unit) -> str:
         """Return the program an instance is started from. Raises OllamuxError."""
@@ -115,8 +133,25 @@ class Starter:
         if left:
             pids = ", ".join(map(str, left))
             return LEFTOVERS, f"waits until what an earlier run left is gone (pid {pids})", None
-        blocked = self._gpu_obstacle(unit)
+        blocked = self._gpu_obstacle(unit) or self._neighbour(unit)
         return blocked or self._store_obstacle(unit) or port_obstacle(unit)
+
+    def _neighbour(self, unit: Unit) -> tuple[str, str, None] | None:
+        """Return what another instance is about to leave and this one needs, as when two swap their ports."""
+        for other in self._core.units.values():
+            if other is unit or other.child is None or other.state.phase not in GOING_DOWN:
+                continue
+            what = f"port {unit.spec.port}" if other.port == unit.spec.port else None
+            if not (unit.spec.share_gpu and other.spec.share_gpu):
+                shared = {gpu.uuid for gpu in unit.gpus} & {gpu.uuid for gpu in other.gpus}
+                what = what or ("its GPU" if shared else None)
+            if what is not None:
+                return NEIGHBOUR, f"waits until {other.name} has let go of {what}", None
+        return None
+
+    def _let_go(self, unit: Unit, before: Instance) -> None:
+        if before.phase in GOING_DOWN and unit.state.phase not in GOING_DOWN:
+            self._core.free(NEIGHBOUR)
 
     def _first_ever(self) -> bool:
         """Whether no server has made its key yet: servers that make it at the same time race for the file."""
@@ -138,8 +173,8 @@ class Starter:
             unit.gpus = found.gpus
             clash = self._gpus.clash(unit)
             if clash is None:
-                return None
-            return "its GPU", clash, GPU_RETRY_S
+                return self.vram_obstacle(unit)
+            return CLASH, clash, GPU_RETRY_S
         wanted = ", ".join(map(str, unit.spec.gpus))
         return f"GPU {wanted}", found.problem, GPU_RETRY_S
 

@@ -18,6 +18,7 @@ from ollamux.supervisor.boot import Launch
 from ollamux.supervisor.carried import Handover
 from ollamux.supervisor.starter import launcher_for
 from ollamux.supervisor.upgrade import ANSWER
+from ollamux.system.notify_socket import ManagerEnv
 from ollamux.system.places import state_dir
 
 
@@ -59,7 +60,7 @@ def fleet_of(handover: Handover) -> FleetSpec:
     return load_fleet(handover.source.encode("latin-1"), handover.config or "the configuration", cache)
 
 
-def launch_of(handover: Handover, env: Mapping[str, str]) -> Launch:
+def launch_of(handover: Handover, env: Mapping[str, str], manager: ManagerEnv) -> Launch:
     """Return what this supervisor is started with: what the one before it was."""
     state = state_dir(env, simulated=handover.simulated)
     more: dict[str, Any] = {"box": f"{state}/box", "child_home": f"{state}/home"} if handover.simulated else {}
@@ -72,5 +73,6 @@ def launch_of(handover: Handover, env: Mapping[str, str]) -> Launch:
         hang_up=handover.hang_up,
         plain_output=handover.plain_output,
         unicode=handover.unicode,
+        manager=manager,
         **more,
     )

@@ -9,6 +9,7 @@ from ollamux.domain.health import Health
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec
+from ollamux.domain.tally import Tally
 from ollamux.supervisor.family import Mark
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ollamux.ollama.judge import Verdict
     from ollamux.ollama.log import LogReader
     from ollamux.ollama.version import Era
+    from ollamux.supervisor.canary import CanaryWatch
     from ollamux.supervisor.http import Request
     from ollamux.system.child import Child
     from ollamux.system.logfile import Follower
@@ -31,12 +33,15 @@ class Unit:
         self.spec = spec
         self.owner = owner
         self.log_path = log_path
+        self.leaving = False
+        """Whether it is gone from the configuration, and with its process from here."""
         self.state = new_state(spec)
         self.child: Child | None = None
         self.timer: Timer | None = None
         self.armed: object = None
         self.since_wall = 0.0
         self.spawned_at = 0.0
+        self.port = spec.port  # of the present incarnation, while the specification may have changed
         self.last_exit_wall: float | None = None
         self.leader_ended = False
         self.member_handles: dict[int, int] = {}
@@ -58,6 +63,8 @@ class Unit:
         self.slept_s = 0.0
         self.blobs: dict[tuple[str, str | None], str | None] = {}
         self.promises: dict[str, tuple[float | None, float]] = {}
+        self.served_at: float | None = None
+        self.canary: CanaryWatch | None = None
         # What outlives an incarnation.
         self.gpus: tuple[Gpu, ...] = ()
         self.degraded: dict[str, str] = {}
@@ -66,6 +73,7 @@ class Unit:
         self.asked_incidents: set[str] = set()
         self.preload_failed: dict[str, str] = {}
         self.preloaded_at = 0.0
+        self.tally = Tally()
 
     @property
     def name(self) -> str:
@@ -105,6 +113,7 @@ class Unit:
         self.runners = {}
         self.blobs = {}
         self.promises = {}
+        self.served_at = None
         self.gone_runners = frozenset()
         self.degraded = {}
 

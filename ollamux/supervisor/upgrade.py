@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -32,10 +32,21 @@ _FREE_FD = 3
 
 
 class Upgrade:
-    """Carries one upgrade at a time. `collect` puts the hand-over together; `ready` is called just before the exec."""
+    """Carries one upgrade at a time. `collect` puts the hand-over together; `ready` is called just before the exec.
 
-    def __init__(self, core: Core, *, collect: Callable[[], Handover], ready: Callable[[], None]) -> None:
+    `manager` is what a service manager told this process alone: the program that follows is the same process.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        collect: Callable[[], Handover],
+        ready: Callable[[], None],
+        manager: Mapping[str, str],
+    ) -> None:
         self._core = core
+        self._manager = manager
         self._collect = collect
         self._ready = ready
         self._waiting: list[tuple[Client, str]] = []
@@ -92,7 +103,8 @@ class Upgrade:
             opened = [carried.write(handover), *handover.descriptors()]
             for fd in opened:
                 os.set_inheritable(fd, True)
-            os.execv(sys.executable, [sys.executable, *WORDS, "--handover", str(opened[0])])
+            words = [sys.executable, *WORDS, "--handover", str(opened[0])]
+            os.execve(sys.executable, words, {**os.environ, **self._manager})
         except BaseException:
             for fd in opened[1:]:
                 os.set_inheritable(fd, fd < _FREE_FD)

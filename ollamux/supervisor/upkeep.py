@@ -23,7 +23,8 @@ class Upkeep:
         self._server = server
         self._observer = observer
         self._config = config
-        self._source = source
+        self.source = source
+        """The very bytes of the configuration in force."""
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)
         self._complained_at = -_COMPLAIN_AGAIN_S
         core.loop.call_later(INTERVAL_S, self._look)
@@ -48,6 +49,12 @@ class Upkeep:
             except OSError as error:
                 self._complain(f"the log {unit.log_path} cannot be rotated: {error.strerror}")
 
+    def replace_source(self, source: bytes) -> None:
+        """Compare with other bytes from now on: they are in force."""
+        self.source = source
+        self._seen = (-1, -1, -1)
+        self._compare_config()
+
     def _compare_config(self) -> None:
         stamp = _stamp(self._config)
         if stamp == self._seen or self._config is None:
@@ -55,7 +62,7 @@ class Upkeep:
         self._seen = stamp
         try:
             with open(self._config, "rb") as file:
-                self._observer.config_changed = file.read(len(self._source) + 1) != self._source
+                self._observer.config_changed = file.read(len(self.source) + 1) != self.source
         except OSError:
             self._observer.config_changed = True
 

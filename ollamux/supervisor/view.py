@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ollamux import __version__
+from ollamux.config.warn import badges
 from ollamux.domain.phases import Phase
 from ollamux.domain.snapshot import (
     GpuView,
@@ -23,13 +24,18 @@ from ollamux.supervisor import core as core_module
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.gpus import Gpus
-from ollamux.supervisor.starter import LEFTOVERS
+from ollamux.supervisor.starter import LEFTOVERS, NEIGHBOUR
 from ollamux.supervisor.unit import Unit
 from ollamux.system import procs
 from ollamux.system.clock import monotonic, rfc3339, wall
 
-PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, Gpus.RESOURCE})
+PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, NEIGHBOUR, Gpus.RESOURCE})
 """Waiting for one of these is part of an ordinary start."""
+
+
+def is_passing(resource: str | None) -> bool:
+    """Whether waiting for a resource is part of an ordinary start, or ends in one of itself."""
+    return resource is not None and (resource in PASSING or resource.startswith(core_module.VRAM))
 
 
 class Observer:
@@ -97,6 +103,8 @@ class Observer:
             pid=state.pid,
             generation=state.gen,
             restarts=max(0, state.spawns - 1),
+            auto_restarts=unit.tally.auto,
+            manual_restarts=unit.tally.manual,
             adopted=state.adopted,
             exit=_exit(unit),
             host=unit.spec.host,
@@ -107,7 +115,8 @@ class Observer:
             pinning=pinning_of(unit),
             rss_bytes=_rss(unit),
             models=tuple(_instance_model(model) for model in unit.models),
-            warnings=tuple(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()),
+            warnings=_warnings(unit),
+            canary=None if unit.canary is None else unit.canary.last,
         )
 
 
@@ -150,7 +159,7 @@ def health_of(unit: Unit) -> str:
     if phase is Phase.READY:
         return "degraded" if unit.degraded else "ok"
     if phase is Phase.WAITING:
-        return "unknown" if unit.state.resource in PASSING else "failing"
+        return "unknown" if is_passing(unit.state.resource) else "failing"
     return "failing" if phase in (Phase.UNHEALTHY, Phase.FAILED, Phase.STUCK) else "unknown"
 
 
@@ -159,6 +168,11 @@ def reason_of(unit: Unit) -> str | None:
     if unit.state.phase is Phase.READY and unit.degraded:
         return "; ".join(unit.degraded.values())
     return unit.state.reason
+
+
+def _warnings(unit: Unit) -> tuple[str, ...]:
+    exposed = badges(unit.spec) if unit.child is not None else ()
+    return (*exposed, *(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()))
 
 
 def pinning_of(unit: Unit) -> str:

@@ -14,7 +14,7 @@ from ollamux.domain.phases import Phase
 from ollamux.domain.text import format_duration
 from ollamux.supervisor.core import Core, url
 from ollamux.supervisor.unit import Unit
-from ollamux.supervisor.view import PASSING, reason_of
+from ollamux.supervisor.view import is_passing, reason_of
 
 
 class Outcome(NamedTuple):
@@ -40,7 +40,7 @@ def ready_outcome(unit: Unit, after_gen: int) -> Outcome | None:
         return Outcome(unit.name, Exit.REFUSED, "superseded: it was stopped meanwhile")
     if state.phase is Phase.FAILED:
         return Outcome(unit.name, Exit.DEGRADED, f"failed: {state.reason}")
-    if state.phase is Phase.WAITING and state.resource not in PASSING:
+    if state.phase is Phase.WAITING and not is_passing(state.resource):
         return Outcome(unit.name, Exit.DEGRADED, f"not ready: {state.reason}; it is tried again by itself")
     if state.phase is Phase.STUCK:
         return Outcome(unit.name, Exit.DEGRADED, f"pid {state.pid} {state.reason}")
@@ -111,8 +111,8 @@ class _Waiter:
         until: float,
         done: Callable[[list[Outcome]], None],
     ) -> None:
-        self._core = core
-        self._units = units
+        # The instances themselves: one that is removed meanwhile still has its last word.
+        self._units = {name: (core.units[name], gen) for name, gen in units.items()}
         self._judge = judge
         self._done = done
         self._timeout_s = timeout_s
@@ -122,9 +122,8 @@ class _Waiter:
 
     def look(self) -> bool:
         """Judge again those that are still open; True once all are judged."""
-        for name, gen in self._units.items():
-            unit = self._core.units.get(name)
-            outcome = None if unit is None or name in self._outcomes else self._judge(unit, gen)
+        for name, (unit, gen) in self._units.items():
+            outcome = None if name in self._outcomes else self._judge(unit, gen)
             if outcome is not None:
                 self._outcomes[name] = outcome
         if len(self._outcomes) == len(self._units) and not self.finished:
@@ -133,9 +132,8 @@ class _Waiter:
 
     def _too_late(self) -> None:
         waited = format_duration(self._timeout_s)
-        for name in self._units:
-            unit = self._core.units.get(name)
-            if name not in self._outcomes and unit is not None:
+        for name, (unit, _) in self._units.items():
+            if name not in self._outcomes:
                 phase = unit.state.phase.value
                 reason = f" ({unit.state.reason})" if unit.state.reason else ""
                 self._outcomes[name] = Outcome(name, Exit.TIMEOUT, f"still {phase} after {waited}{reason}")

@@ -8,23 +8,28 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ollamux import __version__
-from ollamux.config.warn import start_warnings
+from ollamux.config.cache import cache_path
 from ollamux.domain.phases import Phase
+from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor import leisure
+from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
+from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.notify import Notifier
 from ollamux.supervisor.preload import Preload
 from ollamux.supervisor.recovery import Memory
+from ollamux.supervisor.reload import Plan, Reload
 from ollamux.supervisor.requests import Requests
 from ollamux.supervisor.server import Client, Server
-from ollamux.supervisor.unit import Unit
+from ollamux.supervisor.service import ServiceManager
+from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
-from ollamux.system.places import home
+from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
@@ -33,6 +38,10 @@ if TYPE_CHECKING:
     from ollamux.supervisor.upgrade import Upgrade
 
 LEISURE_S = 0.5
+
+
+def _name_width(fleet: FleetSpec) -> int:
+    return max((len(spec.name) for spec in fleet.instances), default=0)
 
 
 class Watch:
@@ -46,7 +55,9 @@ class Watch:
         *,
         memory: Memory,
         server: Server,
-        environment: Callable[[Unit], Mapping[str, str]],
+        starter: Starter,
+        service: ServiceManager,
+        check: Callable[[FleetSpec], object],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         carry: Callable[[], Handover],
     ) -> None:
@@ -61,6 +72,14 @@ class Watch:
             core, gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
         )
         self.preload = Preload(core, self.checks)
+        self.console: Console | None = None
+        self.upkeep: Upkeep | None = None
+        self._warned: tuple[str, ...] = ()
+        self._source = launch.source
+        state = state_dir(launch.env, simulated=simulated)
+        reload = Reload(core, gpus, starter, memory, service, cache=cache_path(state), check=check)
+        reload.applied.append(self._after_reload)
+        self.canaries = Canaries(core, self.checks)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(
             core,
@@ -69,11 +88,11 @@ class Watch:
             shutdown=shutdown,
             upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
-            environment=environment,
+            environment=lambda unit: starter.environment(unit, starter.program(unit)),
+            reload=reload,
             simulate=self._simulate if simulated else None,
         )
         self._carry, self._memory = carry, memory
-        self._console: Console | None = None
         self._upgrading: Upgrade | None = None
         gpus.listeners.append(self._on_gpus)
 
@@ -81,11 +100,10 @@ class Watch:
         """Catch up with what has been started, and tell what was recorded, before the loop runs."""
         launch = self._launch
         self._begin_to_print()
-        if self._console is not None:
+        if self.console is not None:
             for event in early:
-                self._console.event(event)
-        for warning in start_warnings(launch.fleet, root=os.geteuid() == 0 and launch.box is None):
-            self._core.note(None, f"warning: {warning}")
+                self.console.event(event)
+        self._warn(launch.fleet)
         for unit in self._core.units.values():
             self.checks.begin(unit)
         self._core.loop.call_later(LEISURE_S, self._at_leisure)
@@ -96,27 +114,30 @@ class Watch:
         if launch.plain_output is not None:
             from ollamux.supervisor.console import Console
 
-            width = max((len(spec.name) for spec in launch.fleet.instances), default=0)
-            self._console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode, name_width=width)
-            self._core.journal.listeners.append(self._console.event)
+            self.console = Console(self._core.loop, launch.plain_output, unicode=launch.unicode)
+            self.console.name_width = _name_width(launch.fleet)
+            self._core.journal.listeners.append(self.console.event)
 
     def go_on(self, handed: Handover, clients: list[Client]) -> None:
         """Go on from where the program before this one was; whoever waits goes on waiting."""
         leisure.load(simulated=handed.simulated)  # nobody waits for a start, and an installer may still be at work
         self._begin_to_print()
-        if self._console is not None:
-            self._console.unwritten = handed.plain_unwritten.encode("latin-1")
+        if self.console is not None:
+            self.console.unwritten = handed.plain_unwritten.encode("latin-1")
         self.notifier.told = dict(handed.told)
         self.observer.go_on(started_wall=handed.started_wall, started=handed.started)
         self.observer.config_changed = handed.config_changed
+        self._warned = handed.warned
         self.observer.state = "running"
         running = sum(unit.child is not None for unit in self._core.units.values())
         what = f"{running} instance{'' if running == 1 else 's'} untouched"
         self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
+        asked = {unit.name: unit.canary_asked for unit in handed.units}
         preloading = {unit.name for unit in handed.units if unit.preloading}
         for unit in self._core.units.values():
             self.checks.begin(unit)
             self.checks.go_on(unit)
+            self.canaries.go_on(unit, asked.get(unit.name, ()))
             self.notifier.look(unit)
             if unit.name in preloading and unit.state.phase is Phase.READY:
                 self.preload.go_on(unit)
@@ -128,18 +149,23 @@ class Watch:
         if self._upgrading is None:
             from ollamux.supervisor.upgrade import Upgrade
 
-            self._upgrading = Upgrade(self._core, collect=self._collect, ready=self._before_upgrade)
+            self._upgrading = Upgrade(
+                self._core,
+                collect=self._collect,
+                ready=self._before_upgrade,
+                manager=dict(self._launch.manager.variables),
+            )
         self._upgrading.ask(client, version, timeout_s)
 
     def _before_upgrade(self) -> None:
-        if self._console is not None:
-            self._console.flush()
+        if self.console is not None:
+            self.console.flush()
         self._memory.write(sync=False)
 
     def _collect(self) -> Handover:
         from ollamux.gpu.codec import inventory_to_json
 
-        machine, console = self._gpus.machine, self._console
+        machine, console = self._gpus.machine, self.console
         return replace(
             self._carry(),
             plain_unwritten="" if console is None else console.unwritten.decode("latin-1"),
@@ -149,12 +175,43 @@ class Watch:
             started_wall=self.observer.started_wall,
             started=self.observer.started,
             config_changed=self.observer.config_changed,
+            source=self._source.decode("latin-1"),
+            warned=self._warned,
         )
 
     def _at_leisure(self) -> None:
         launch = self._launch
-        self.upkeep = Upkeep(self._core, self._server, self.observer, config=launch.config, source=launch.source)
+        self.upkeep = Upkeep(self._core, self._server, self.observer, config=launch.config, source=self._source)
         leisure.load(simulated=launch.box is not None)
+
+    def _warn(self, fleet: FleetSpec) -> None:
+        """Say what was not said before."""
+        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
+        for warning in told:
+            if warning not in self._warned:
+                self._core.note(None, f"warning: {warning}")
+        self._warned = told
+
+    def _after_reload(self, plan: Plan, old: Mapping[str, InstanceSpec]) -> None:
+        """Let everybody who keeps something of the configuration follow it."""
+        self._source = plan.source
+        self.observer.config_changed = False
+        if self.upkeep is not None:
+            self.upkeep.replace_source(plan.source)
+        self.notifier.argv = list(plan.fleet.supervisor.notify)
+        if self.console is not None:
+            self.console.name_width = _name_width(plan.fleet)
+        for unit in self._core.units.values():
+            before = old.get(unit.name)
+            if before is None:
+                continue
+            if before.health != unit.spec.health:
+                self.checks.change(unit)
+            if before.preload != unit.spec.preload:
+                self.preload.change(unit, before.preload)
+        self._gpus.begin_again()
+        self._memory.write(sync=True)
+        self._warn(plan.fleet)
 
     def _on_gpus(self) -> None:
         for unit in self._core.units.values():

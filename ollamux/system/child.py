@@ -9,23 +9,30 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import sys
+from _thread import get_native_id  # what threading gives, without its import
 from collections.abc import Mapping, Sequence
 
 from ollamux.system import procs
 
 _PR_SET_CHILD_SUBREAPER = 36
+_HANDLED: set[int] = set()
+_NAMES = {int(known): known.name for known in signal.Signals}
 _DEFAULTED = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
 class Child:
     """A process that we started (`ours`), or adopted from an earlier supervisor."""
 
-    __slots__ = ("_start_ticks", "ours", "pid", "pidfd")
+    __slots__ = ("_start_ticks", "ended", "ours", "pid", "pidfd")
 
     def __init__(self, pid: int, *, ours: bool, pidfd: int | None = None) -> None:
         self.pid = pid
         self.ours = ours
+        self.ended = False
+        """Whether it was seen to have ended: what was below it has then fallen to another."""
         self.pidfd = os.pidfd_open(pid) if pidfd is None else pidfd
+        _HANDLED.add(pid)
         self._start_ticks: int | None = None
 
     @property
@@ -53,10 +60,12 @@ class Child:
         Of an adopted process neither is known.
         """
         if not self.ours:
-            return None if _alive(self.pidfd) else (None, None)
+            self.ended = not _alive(self.pidfd)
+            return (None, None) if self.ended else None
         found = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
+        self.ended = True
         if found.si_code == os.CLD_EXITED:
             return found.si_status, None
         return None, signal_name(found.si_status)
@@ -72,6 +81,12 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+            _HANDLED.discard(self.pid)
+
+
+def handled() -> frozenset[int]:
+    """Return the processes of all open handles: whoever holds a handle collects the process, and nobody else may."""
+    return frozenset(_HANDLED)
 
 
 def take_over(pid: int, pidfd: int) -> Child:
@@ -112,18 +127,18 @@ def _fdinfo_pid(pidfd: int) -> int:
 
 def signal_name(number: int) -> str:
     """Return "SIGKILL" for 9, and "signal 64" where it has no name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    return _NAMES.get(number) or f"signal {number}"
 
 
 def spawn(argv: Sequence[str], env: Mapping[str, str], *, log_fd: int) -> Child:
     """Start a program in a session of its own, its output appended to an open file, its input empty.
 
     All signals are at their defaults in it and none is blocked; it inherits no other descriptor. Raises OSError with
-    the reason why the program could not be started.
+    the reason why the program could not be started. For the main thread only: a parent-death signal (setpriv in front
+    of the program) is that of the thread, and would come when the thread ends.
     """
+    if sys.platform == "linux" and get_native_id() != os.getpid():
+        raise RuntimeError("a child may be started from the main thread only")
     pid = os.posix_spawn(
         argv[0],
         list(argv),

@@ -9,6 +9,9 @@ import stat
 
 from ollamux.domain.errors import DeniedError, OllamuxError, RefusedError
 
+_UNKNOWN_OWNER = 65534
+"""What the kernel says of a file whose owner does not exist in this container (user_namespaces(7))."""
+
 
 def private_dir(path: str) -> None:
     """Make a folder 0700 that is ours, or refuse: a folder others can write is no place for a control socket.
@@ -44,6 +47,48 @@ def folder_error(path: str, error: OSError) -> OllamuxError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OllamuxError(f"cannot write {path}: no space left", hint="free some space on that disk")
     return OllamuxError(f"cannot write {path}: {error.strerror}")
+
+
+def replaceable_by(path: str) -> tuple[str, str] | None:
+    """Return (place, who) where somebody besides root and ourselves could put another file at this path, or None."""
+    real = os.path.realpath(path)
+    places = [os.path.dirname(path), real]
+    while real != "/":
+        real = os.path.dirname(real)
+        places.append(real)
+    for place in dict.fromkeys(places):
+        try:
+            who = _foreign_writer(os.stat(place))
+        except OSError:
+            continue
+        if who is not None:
+            return place, who
+    return None
+
+
+def _foreign_writer(found: os.stat_result) -> str | None:
+    if found.st_uid not in (0, os.geteuid(), _UNKNOWN_OWNER):
+        return f"its owner, user {found.st_uid},"
+    if stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX:
+        return None  # as /tmp: nobody can rename what belongs to another
+    if found.st_mode & stat.S_IWOTH:
+        return "everybody"
+    if found.st_mode & stat.S_IWGRP and found.st_gid != 0:
+        return _group_of_others(found.st_gid)
+    return None
+
+
+def _group_of_others(gid: int) -> str | None:
+    """Name a group that somebody else is in: many systems give each user, and staff, a group that nobody else joins."""
+    import grp  # only where a group may write
+    import pwd
+
+    try:
+        group = grp.getgrgid(gid)
+        ourselves = {pwd.getpwuid(os.geteuid()).pw_name}
+    except KeyError:
+        return None
+    return f"the group {group.gr_name}" if set(group.gr_mem) - ourselves else None
 
 
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:

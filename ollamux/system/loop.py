@@ -37,6 +37,7 @@ class Loop:
 
     def __init__(self, *, on_error: Callable[[BaseException], None]) -> None:
         self._selector = selectors.DefaultSelector()
+        self._watched: dict[int, tuple[Callback | None, Callback | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._soon: list[Callback] = []
         self._count = 0
@@ -65,14 +66,15 @@ class Loop:
         mask = (selectors.EVENT_READ if read else 0) | (selectors.EVENT_WRITE if write else 0)
         if not mask:
             self.unwatch(fd)
-        elif fd in self._selector.get_map():
-            self._selector.modify(fd, mask, (read, write))
-        else:
-            self._selector.register(fd, mask, (read, write))
+            return
+        callbacks = (read, write)
+        change = self._selector.modify if fd in self._watched else self._selector.register
+        change(fd, mask, callbacks)
+        self._watched[fd] = callbacks
 
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; to be called before it is closed. Harmless when it is not watched."""
-        with suppress(KeyError, ValueError):
+        if self._watched.pop(fd, None) is not None:
             self._selector.unregister(fd)
 
     def on_signal(self, number: int, callback: Callback) -> None:
@@ -118,8 +120,7 @@ class Loop:
 
     def _still(self, key: selectors.SelectorKey) -> bool:
         """Whether a descriptor is watched as it was when it was found ready; its number may mean another one by now."""
-        present = self._selector.get_map().get(key.fd)
-        return present is not None and present.data is key.data
+        return self._watched.get(key.fd) is key.data
 
     def _timeout(self) -> float | None:
         if self._soon:

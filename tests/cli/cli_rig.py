@@ -76,6 +76,11 @@ class Place:
             "TERM": "xterm-256color",
         }
 
+    @property
+    def command(self) -> str:
+        """Return the path of the command."""
+        return COMMAND
+
     def popen(self, *words: str, env: Mapping[str, str | None] | None = None, **options: Any) -> subprocess.Popen[str]:  # noqa: TID251
         """Start the command; `env` changes the environment, None takes a variable away."""
         changed = {**self.env, **(env or {})}

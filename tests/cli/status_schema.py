@@ -97,6 +97,9 @@ INSTANCE = thing(
     rss_bytes=nullable(WHOLE),
     models=some(thing(**LOADED)),
     warnings=some(TEXT),
+    auto_restarts=nullable(WHOLE),
+    manual_restarts=nullable(WHOLE),
+    canary=nullable(thing(model=TEXT, at=TIME, ok=nullable(FLAG), seconds=NUMBER, reason=nullable(TEXT))),
 )
 MODEL = thing(
     instance=TEXT,

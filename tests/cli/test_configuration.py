@@ -62,7 +62,7 @@ def test_init_refuses_a_folder_and_what_it_may_not_write(place: Place, humble: l
     assert "new.toml" in result.err
 
 
-def test_config_path_says_where_it_looked(place: Place) -> None:
+def test_C1_config_path_says_where_it_looked(place: Place) -> None:
     result = place.run("config", "path")
     assert result.code == NOT_FOUND
     assert result.err.startswith("ollamux: there is no configuration file; looked at\n")
@@ -73,7 +73,7 @@ def test_config_path_says_where_it_looked(place: Place) -> None:
     assert "in the current folder: found" in found.err
 
 
-def test_config_show_fills_in_and_masks(place: Place) -> None:
+def test_C24_S7_config_show_fills_in_and_masks(place: Place) -> None:
     place.config("a", a='env = { MY_API_TOKEN = "hunter2" }')
     shown = place.ok("config", "show")
     assert "hunter2" not in shown.out and 'first = "0s"' in shown.out
@@ -126,7 +126,7 @@ JUDGED = [("missing", NOT_FOUND), ("folder", CONFIG), ("fifo", CONFIG), *((kind,
 
 @pytest.mark.parametrize("command", [["config", "check"], ["up"], ["up", "--ensure", "-q"]], ids=" ".join)
 @pytest.mark.parametrize(("kind", "code"), JUDGED, ids=[row[0] for row in JUDGED])
-def test_a_broken_file_starts_nothing(place: Place, command: list[str], kind: str, code: int) -> None:
+def test_C1_C2_C3_C5_a_broken_file_starts_nothing(place: Place, command: list[str], kind: str, code: int) -> None:
     place.fake_ollama()
     path = _broken(place.work, kind)
     result = place.run(*command, "--config", str(path))
@@ -150,6 +150,18 @@ def test_an_unreadable_file_is_a_matter_of_permission(place: Place, humble: list
         assert result.code == PERMISSION and is_plain_error(result.err), result
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is that careful")
+def test_C21_S13_root_refuses_a_file_that_others_could_write(place: Place) -> None:
+    place.fake_ollama()
+    path = place.config("a")
+    path.chmod(0o666)
+    for command in ("config check", "up", "up -d", "up --ensure"):
+        result = place.run(*command.split())
+        assert result.code == PERMISSION and is_plain_error(result.err), result
+        assert "can be written by everybody" in result.err and "chmod go-w" in result.err
+    assert not place.pids()
+
+
 @pytest.mark.parametrize("variable", ["OLLAMUX_STATE_DIR", "OLLAMUX_RUNTIME_DIR", "OLLAMUX_LOG_DIR"])
 def test_a_folder_that_may_not_be_written_starts_nothing(place: Place, humble: list[str], variable: str) -> None:
     place.fake_ollama()
@@ -163,7 +175,7 @@ def test_a_folder_that_may_not_be_written_starts_nothing(place: Place, humble: l
     assert not place.pids()
 
 
-def test_a_path_too_long_for_a_socket_is_told_with_the_way_out(place: Place) -> None:
+def test_C23_a_path_too_long_for_a_socket_is_told_with_the_way_out(place: Place) -> None:
     place.fake_ollama()
     place.config("a")
     result = place.run("up", "-d", env={"OLLAMUX_RUNTIME_DIR": f"{place.root}/{'x' * 120}"})
@@ -186,7 +198,7 @@ def test_status_without_a_supervisor_shows_the_configuration(place: Place) -> No
     json.loads(place.run("status", "instances", "-o", "json").out)
 
 
-def test_env_without_a_supervisor_is_what_it_would_be(place: Place) -> None:
+def test_C24_env_without_a_supervisor_is_what_it_would_be(place: Place) -> None:
     place.config("a", a='env = { MY_API_TOKEN = "hunter2", PLAIN = "x" }')
     shown = place.ok("env", "a")
     assert "OLLAMA_HOST=127.0.0.1:" in shown.out and "PLAIN=x\n" in shown.out

@@ -22,7 +22,7 @@ def shell(place: Place, line: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_output(simulation: Place, words: str) -> None:
+def test_C29_output_into_a_reader_that_goes_a_full_disk_and_nowhere(simulation: Place, words: str) -> None:
     headed = shell(simulation, f"$O {words} | head -1; exit ${{PIPESTATUS[0]}}")
     assert (headed.returncode, headed.stderr) == (0, ""), headed
     assert len(headed.stdout.splitlines()) == 1
@@ -37,7 +37,7 @@ def test_output(simulation: Place, words: str) -> None:
 
 @pytest.mark.parametrize(("words", "code"), [("stat", 2), ("logs nosuch", 5), ("up --simulate 2", 7)])
 @pytest.mark.parametrize("stream", ["2>&-", "2>/dev/full", "2> >(true)", ">&- 2>&- <&-"])
-def test_an_error_that_cannot_be_told_keeps_its_exit_code(
+def test_C29_an_error_that_cannot_be_told_keeps_its_exit_code(
     simulation: Place, words: str, code: int, stream: str
 ) -> None:
     untold = shell(simulation, f"$O {words} {stream}")
@@ -45,7 +45,7 @@ def test_an_error_that_cannot_be_told_keeps_its_exit_code(
     assert (untold.stdout, untold.stderr) == ("", "")
 
 
-def test_a_change_is_made_though_nobody_reads_of_it(simulation: Place) -> None:
+def test_C29_a_change_is_made_though_nobody_reads_of_it(simulation: Place) -> None:
     before = simulation.status("--simulated")["instances"][0]["generation"]
     assert shell(simulation, "$O restart gpu0 >&-").returncode == 0
     assert shell(simulation, "$O restart gpu0 | true; exit ${PIPESTATUS[0]}").returncode == 0
@@ -53,12 +53,12 @@ def test_a_change_is_made_though_nobody_reads_of_it(simulation: Place) -> None:
 
 
 @pytest.mark.parametrize("words", ["logs -f", "events -f", "status --watch --interval 0.1"])
-def test_following_ends_when_the_reader_goes_away(simulation: Place, words: str) -> None:
+def test_C29_following_ends_when_the_reader_goes_away(simulation: Place, words: str) -> None:
     result = shell(simulation, f"$O {words} | head -1; exit ${{PIPESTATUS[0]}}")
     assert (result.returncode, result.stderr) == (0, ""), result
 
 
-def test_piped_output_has_no_escapes(simulation: Place) -> None:
+def test_C30_piped_output_has_no_escapes(simulation: Place) -> None:
     for words in ("status", "events", "logs -n 5", "restart gpu0", "sim"):
         assert not ESCAPES.search(simulation.ok(*words.split()).out)
 

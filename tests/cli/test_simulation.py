@@ -16,7 +16,8 @@ from status_schema import EVENT, status_schema
 USAGE, NOT_FOUND, DEGRADED, REFUSED, TIMEOUT = 2, 5, 6, 7, 8
 FAULTS = (
     *("crash", "exit-code", "hang-api", "hang-scheduler", "slow-start", "never-ready", "ignore-term", "orphan-runner"),
-    *("cpu-fallback", "wrong-gpu", "spill", "gpu-lost", "nvml-hang", "port-taken", "log-flood", "disk-full"),
+    *("cpu-fallback", "wrong-gpu", "spill", "gpu-lost", "vram-late", "nvml-hang"),
+    *("port-taken", "log-flood", "disk-full"),
 )
 
 
@@ -59,7 +60,7 @@ def test_status_without_a_supervisor_keeps_the_contract_too(place: Place) -> Non
 
 @pytest.mark.parametrize("columns", [60, 80, 120, 200])
 @pytest.mark.parametrize("words", ["", "gpus", "instances", "models", "processes", "-o wide"])
-def test_status_fits_the_screen(loaded: Place, columns: int, words: str) -> None:
+def test_C30_status_fits_the_screen(loaded: Place, columns: int, words: str) -> None:
     result = loaded.ok("status", "--simulated", *words.split(), env={"COLUMNS": str(columns)})
     lines = result.out.rstrip("\n").split("\n")
     assert "SIMULATED" in lines[0]
@@ -70,7 +71,7 @@ def test_status_fits_the_screen(loaded: Place, columns: int, words: str) -> None
 @pytest.mark.parametrize(
     "locale", [{"LC_ALL": None}, {"LC_ALL": "C"}, {"LC_ALL": None, "LANG": "en_US.ISO-8859-1"}, {"LC_ALL": "POSIX"}]
 )
-def test_another_locale_gets_ascii(loaded: Place, locale: dict[str, str | None]) -> None:
+def test_C30_another_locale_gets_ascii(loaded: Place, locale: dict[str, str | None]) -> None:
     for words in ("status", "events -n 5", "status models", "logs -n 3", "sim"):
         shown = loaded.ok(*words.split(), env=locale).out
         assert shown.isascii(), (words, shown)
@@ -106,7 +107,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("words", "code", "told"), WRONG, ids=[row[0] for row in WRONG])
-def test_wrong_words_change_nothing(simulation: Place, words: str, code: int, told: str) -> None:
+def test_C26_C27_wrong_words_change_nothing(simulation: Place, words: str, code: int, told: str) -> None:
     before = generations(simulation)
     result = simulation.run(*words.split())
     assert result.code == code and is_plain_error(result.err), result
@@ -264,7 +265,7 @@ def test_exec_becomes_the_command(simulation: Place, dashes: list[str]) -> None:
 
 def test_sim_lists_the_faults_and_what_is_active(simulation: Place) -> None:
     result = simulation.ok("sim")
-    assert [line.split()[0] for line in result.out.splitlines()[:17]] == [*FAULTS, "clear"]
+    assert [line.split()[0] for line in result.out.splitlines()[:18]] == [*FAULTS, "clear"]
     assert result.out.endswith("no fault is active\n")
 
 

@@ -63,7 +63,7 @@ def test_up_in_the_foreground_is_live_and_ctrl_c_stops_everything(ready: Place, 
 
 
 @pytest.mark.parametrize("flags", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": None}], ids=str)
-def test_without_colour_nothing_is_coloured(ready: Place, flags: dict[str, str | None]) -> None:
+def test_C30_without_colour_nothing_is_coloured(ready: Place, flags: dict[str, str | None]) -> None:
     ready.ok("up", "-d", "-q")
     with on_terminal(ready, "status", env=flags) as terminal:
         assert terminal.end() == 0
@@ -89,7 +89,7 @@ def test_up_in_the_foreground_stays_live_when_the_supervisor_is_upgraded(ready: 
     assert not ready.pids()
 
 
-def test_a_dumb_terminal_gets_no_escapes_from_up_either(ready: Place) -> None:
+def test_C30_a_dumb_terminal_gets_no_escapes_from_up_either(ready: Place) -> None:
     with on_terminal(ready, "up", env={"TERM": "dumb"}) as terminal:
         terminal.wait_for("READY")
         until(lambda: ready.run("status").code == 0, "all is ready")

@@ -54,7 +54,7 @@ def test_the_life_of_a_supervisor(ready: Place) -> None:
     assert "a" in ready.ok("logs").out and "STOPPED" in ready.ok("events").out  # the record outlives the supervisor
 
 
-def test_hostile_lines_of_a_log_are_shown_and_not_obeyed(ready: Place) -> None:
+def test_S8_hostile_lines_of_a_log_are_shown_and_not_obeyed(ready: Place) -> None:
     ready.ok("up", "-d", "-q")
     until(lambda: "hostile" in ready.run("logs", "a").out, "the line was logged")
     shown = ready.ok("logs", "a").out
@@ -95,7 +95,7 @@ def _script(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["does not exist", "a folder", "may not be executed", "interpreter"])
-def test_without_a_usable_ollama_nothing_starts(place: Place, kind: str) -> None:
+def test_C17_without_a_usable_ollama_nothing_starts(place: Place, kind: str) -> None:
     program = place.root / "bin" / "mine"
     _script(program, kind)
     place.config("a", a=f'ollama = "{program}"')
@@ -106,7 +106,7 @@ def test_without_a_usable_ollama_nothing_starts(place: Place, kind: str) -> None
     assert not place.pids()
 
 
-def test_ollama_that_is_not_on_the_path(place: Place) -> None:
+def test_C17_ollama_that_is_not_on_the_path(place: Place) -> None:
     place.config("a", a='ollama = "no-such-ollama"')
     result = place.run("up", "-d")
     assert result.code == NOT_FOUND and "no-such-ollama was not found" in result.err

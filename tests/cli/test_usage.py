@@ -116,7 +116,7 @@ def test_completion_is_shown_and_installed(place: Place, shell: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "offered"),
     [
-        ("ollamux re", {"restart"}),
+        ("ollamux re", {"reload", "restart"}),
         ("ollamux status gp", {"gpus"}),
         ("ollamux sim cra", {"crash"}),
         ("ollamux sim cle", {"clear"}),

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from ollamux.domain.spec import (
+    CanarySpec,
     FaultPolicy,
     FleetSpec,
     GpuRef,
@@ -100,6 +101,13 @@ def instances(draw: st.DrawFn, number: int) -> InstanceSpec:
             cpu_fallback=draw(st.sampled_from(FaultPolicy)),
             wrong_gpu=draw(st.sampled_from(FaultPolicy)),
             spill=draw(st.sampled_from(FaultPolicy)),
+        ),
+        canary=CanarySpec(
+            models=draw(st.sampled_from([(), ("qwen3:8b",), ("hf.co/a/b-GGUF:Q4_K_M", "x")])),
+            interval_s=draw(seconds),
+            timeout_s=draw(seconds),
+            failures=draw(st.integers(1, 100)),
+            per_hour=draw(st.integers(1, 3600)),
         ),
     )
 

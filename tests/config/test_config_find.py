@@ -43,7 +43,7 @@ def test_first_hit_wins(home: Path) -> None:
     assert find_config(None, env, here).path == home / "home/.config/ollamux/config.toml"
 
 
-def test_nothing_anywhere_lists_where_we_looked(tmp_path: Path) -> None:
+def test_C1_nothing_anywhere_lists_where_we_looked(tmp_path: Path) -> None:
     found = find_config(None, {"HOME": str(tmp_path), "OLLAMUX_CONFIG": ""}, tmp_path)
     if found.path == SYSTEM_FILE:
         pytest.skip("this machine has a configuration for all users")
@@ -60,7 +60,7 @@ def test_nothing_anywhere_lists_where_we_looked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nosuch.toml", "", "a\0b", "own.toml/below"])
-def test_a_file_asked_for_by_name_has_to_be_there(home: Path, name: str) -> None:
+def test_C1_a_file_asked_for_by_name_has_to_be_there(home: Path, name: str) -> None:
     with pytest.raises(NotFoundError, match="--config"):
         find_config(name, {}, home)
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("", 0o777, 0, True),
     ],
 )
-def test_root_uses_only_what_nobody_else_could_write(
+def test_C21_S13_root_uses_only_what_nobody_else_could_write(
     tmp_path: Path, name: str, mode: int, owner: int, refused: bool
 ) -> None:
     base = tmp_path / "base"
@@ -142,7 +142,7 @@ def test_root_uses_only_what_nobody_else_could_write(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is that careful")
-def test_root_refuses_a_file_of_a_foreign_group(tmp_path: Path) -> None:
+def test_C21_S13_root_refuses_a_file_of_a_foreign_group(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(ONE)
     os.chown(path, 0, 1234)
@@ -162,7 +162,7 @@ def test_read_config_gives_bytes_and_fleet(tmp_path: Path) -> None:
     assert caught.value.message.startswith("mine")
 
 
-def test_lowest_port_is_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_C8_the_lowest_port_is_what_the_kernel_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert 1 <= first_open_port() <= 65535
     monkeypatch.setattr(os, "geteuid", lambda: 0)

@@ -111,7 +111,7 @@ def test_what_is_left_in_comments_is_the_default() -> None:
     kept = [line for line in lines if "(unset)" not in line]
     assert len(lines) - text.splitlines().count("") > 40
     assert fleet("\n".join(kept)) == plain  # every default, written out, changes nothing
-    assert len(unset) == 10
+    assert len(unset) == 11
     everything = fleet("\n".join(lines))  # every example is valid, too
     assert everything.instances[0].kv_cache_type == "q8_0"
     assert everything.supervisor.notify

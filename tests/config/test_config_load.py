@@ -122,7 +122,7 @@ def test_hosts_are_brought_to_one_form(written: str, host: str) -> None:
     assert only(f'{ONE}host = "{written}"\n').host == host
 
 
-def test_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
+def test_C4_byte_order_mark_and_windows_line_ends_do_no_harm() -> None:
     assert fleet(b"\xef\xbb\xbf" + ONE.replace("\n", "\r\n").encode()) == fleet(ONE)
 
 
@@ -151,7 +151,7 @@ SHARE = "share_gpu = true\n"
         ("192.168.1.4", "127.0.0.1", False),
     ],
 )
-def test_ports_clash_where_the_addresses_overlap(one: str, other: str, clash: bool) -> None:
+def test_C9_ports_clash_where_the_addresses_overlap(one: str, other: str, clash: bool) -> None:
     text = two(f'{SHARE}host = "{one}"', f'{SHARE}host = "{other}"')
     if clash:
         assert "is taken by instances.a (line 6)" in problems(text)
@@ -164,15 +164,15 @@ def test_an_instance_that_is_kept_down_is_in_nobodys_way() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(SHARE, ""), ("", SHARE), ("", "")])
-def test_a_shared_gpu_has_to_be_shared_by_both(first: str, second: str) -> None:
+def test_C10_a_shared_gpu_has_to_be_shared_by_both(first: str, second: str) -> None:
     assert "write share_gpu = true in both" in problems(two(first, f'{second}host = "127.0.0.2"'))
 
 
-def test_sharing_may_be_a_default() -> None:
+def test_C10_sharing_may_be_a_default() -> None:
     assert len(fleet(two("", 'host = "127.0.0.2"', defaults="share_gpu = true")).instances) == 2
 
 
-def test_privileged_ports_depend_on_the_machine() -> None:
+def test_C8_privileged_ports_depend_on_the_machine() -> None:
     text = ONE.replace("11435", "80")
     assert "ports below 1024 are for root" in problems(text)
     assert fleet(text, open_port=80).instances[0].port == 80
@@ -184,12 +184,12 @@ def test_a_cache_type_set_by_default_clashes_with_the_instance() -> None:
     assert "instances.a.flash_attention" in problems(f"{text}flash_attention = false\n")
 
 
-def test_everything_managed_is_refused() -> None:
+def test_C15_everything_managed_is_refused() -> None:
     for name in (*SET_BY_US, "OLLAMUX_X", "OLLAMA_VULKAN", "OLLAMA_LLM_LIBRARY"):
         assert "is managed by ollamux; " in problems(f'{ONE}env = {{ {name} = "1" }}\n').replace("\n      | ", "; ")
 
 
-def test_limits() -> None:
+def test_C22_limits() -> None:
     many = "version = 1\n" + "".join(f"[instances.i{n}]\ngpus=[]\nport={2000 + n}\n" for n in range(257))
     assert "more than 256 instances: there are 257" in problems(many)
     assert len(fleet(many.replace("[instances.i256]\ngpus=[]\nport=2256\n", "")).instances) == 256
@@ -199,7 +199,7 @@ def test_limits() -> None:
     assert "nested more than 32 deep" in problems(f"{ONE}[{'.'.join('a' * 2000)}]\n")
 
 
-def test_a_flood_of_problems_is_cut_short() -> None:
+def test_C22_a_flood_of_problems_is_cut_short() -> None:
     text = problems("version = 1\n" + "".join(f"x{n} = 1\n" for n in range(3000)) + "[instances.a]\n")
     assert "… and " in text
     assert text.endswith("3002 problems. Nothing was changed.")
@@ -255,14 +255,17 @@ def test_the_examples_of_the_reference_are_valid() -> None:
         ('host = "0.0.0.0"\nallow_lan = true', None),
         ('host = "127.0.0.9"', None),
         ('env = { OLLAMA_ORIGINS = "http://a, *" }', "every web page"),
+        ('env = { OLLAMA_ORIGINS = "http://*" }', "every web page"),
+        ('env = { OLLAMA_ORIGINS = "http://a,https:*" }', "every web page"),
         ('env = { OLLAMA_ORIGINS = "http://*.example.org" }', None),
+        ('env = { OLLAMA_ORIGINS = "http://example.*" }', None),
         ('env = { LLAMA_API_KEY = "hush" }', "LLAMA_API_KEY"),
         ('preload = ["a", "b"]\nmax_loaded_models = 1', "push each other out"),
         ("enabled = false", "nothing to run"),
         ('enabled = false\nhost = "0.0.0.0"', "nothing to run"),
     ],
 )
-def test_warnings(keys: str, told: str | None) -> None:
+def test_C19_S5_S6_warnings(keys: str, told: str | None) -> None:
     given_warnings = warnings(fleet(f"{ONE}{keys}\n"))
     assert len(given_warnings) == (1 if told else 0)
     assert all(told is not None and told in each and "hush" not in each for each in given_warnings)

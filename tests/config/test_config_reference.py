@@ -21,6 +21,7 @@ TABLES = (
     ("`[instances.NAME.health]`, and `[defaults.health]`", "HealthTable"),
     ("`[instances.NAME.restart]`, and `[defaults.restart]`", "RestartTable"),
     ("`[instances.NAME.on]`, and `[defaults.on]`", "OnTable"),
+    ("`[instances.NAME.canary]`, and `[defaults.canary]`", "CanaryTable"),
 )
 
 

@@ -41,7 +41,7 @@ ollamux.toml:11:8  instances.gpu1.port
     assert render(problems * 2, "ollamux.toml", source) == f"{expected}\n2 problems. Nothing was changed."
 
 
-def test_names_and_words_from_outside_are_made_safe() -> None:
+def test_S8_names_and_words_from_outside_are_made_safe() -> None:
     problem = Problem(line=1, column=1, end_column=9, path="x", message="is \x1b[31m", hint="\u202eno")
     text = render([problem], "a\x1b.toml\n", "x = \x1b]0;\x07\u202e\r\n")
     assert all(line.isprintable() for line in text.splitlines())
@@ -100,7 +100,7 @@ def test_a_long_line_is_cropped_around_the_caret(before: int, after: int, width:
         f'[HF_TOKEN]\nvalue = "{SECRET}"\n',
     ],
 )
-def test_secrets_are_not_printed(text: str) -> None:
+def test_C24_secrets_are_not_printed(text: str) -> None:
     for start in ("", "version = 1\n[instances.gpu0]\n"):
         with pytest.raises(ConfigInvalid) as caught:
             parse((start + text).encode(), "ollamux.toml", open_port=1024)

@@ -79,6 +79,7 @@ def test_every_key_helps_an_editor() -> None:
         ("HealthTable", spec.HealthSpec()),
         ("RestartTable", spec.RestartSpec()),
         ("OnTable", spec.OnFault()),
+        ("CanaryTable", spec.CanarySpec()),
         ("InstanceTable", spec.InstanceSpec(name="x", port=1, pinning=spec.Pinning.CPU)),
     ],
 )

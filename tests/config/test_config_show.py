@@ -69,7 +69,7 @@ def test_anything_else_is_no_fleet(plain: object) -> None:
         fleet_from_json(plain)
 
 
-def test_secrets_are_masked_unless_asked_for() -> None:
+def test_C24_S7_secrets_are_masked_unless_asked_for() -> None:
     assert 'env = { A = "1", HF_TOKEN = "***" }' in effective(fleet(), None)
     assert "hf_x" not in effective(fleet(), None)
     assert 'HF_TOKEN = "hf_x"' in effective(fleet(), None, reveal=True)
@@ -103,7 +103,7 @@ def test_resolved_gpus_are_shown_where_they_can_be_written() -> None:
         ("MIRROR", "https://x/y?a=1&api_key=abc&b=2", "https://x/y?a=1&api_key=***&b=2"),
     ],
 )
-def test_masks(name: str, value: str, shown: str) -> None:
+def test_C24_S7_masks(name: str, value: str, shown: str) -> None:
     assert mask(name, value) == shown
     assert is_secret(name) == (shown == "***" or value == "")
 

@@ -121,6 +121,12 @@ ACTIONS: dict[str, Action] = {
         Action("start", "user", _always, lambda w: w.deliver(ev.StartAsked())),
         Action("stop", "user", _always, lambda w: w.deliver(ev.StopAsked())),
         Action("restart", "user", _always, lambda w: w.deliver(ev.RestartAsked())),
+        Action(
+            "reconfigured", "user", _always,
+            lambda w: w.deliver(
+                ev.Reconfigured(restart=w.state.restart, start_timeout_s=300.0, unhealthy_timeout_s=60.0)
+            ),
+        ),
         Action("shutdown", "user", _always, lambda w: w.deliver(ev.ShutdownAsked())),
         Action("hurry", "user", _always, lambda w: w.deliver(ev.ShutdownAsked(hurry=True))),
         Action("spawned", "shell", _asked, _spawned),

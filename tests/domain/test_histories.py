@@ -25,6 +25,7 @@ P = Phase
 START, STOP, RESTART = ev.StartAsked(), ev.StopAsked(), ev.RestartAsked()
 DOWN, HURRY = ev.ShutdownAsked(), ev.ShutdownAsked(hurry=True)
 PORT = "port 11435"
+VRAM = "VRAM of GPU 1"
 
 
 @dataclass(frozen=True)
@@ -239,6 +240,23 @@ HISTORIES: dict[str, tuple[Line, ...] | tuple[Instance, tuple[Line, ...]]] = {
     "no slow retry where it is switched off": (
         Instance(restart=RestartSpec(failure_limit=1, retry_failed_s=0.0)),
         (*UP, at(1, exited(1), P.FAILED, Reap(gen=1), due=None)),
+    ),
+    "memory of a card that comes back late is waited for, and a stop ends the wait": (
+        *PROVEN,
+        at(200, exited(1), P.STARTING, Reap(gen=1), Spawn(gen=2), failures=1, reason="exited with status 1"),
+        at(200, taken(2, retry_s=1.0, resource=VRAM), P.WAITING, due=201, resource=VRAM, failures=1, gen=1),
+        at(200.1, ev.ResourceFreed(resource=VRAM), P.STARTING, Spawn(gen=2)),
+        at(200.1, taken(2, retry_s=9.9, resource=VRAM), P.WAITING, due=210, resource=VRAM, failures=1),
+        at(203, ev.ResourceFreed(resource="VRAM of GPU 0"), P.WAITING, due=210),
+        at(204, STOP, P.STOPPED, due=None, resource=None),
+        at(205, ev.ResourceFreed(resource=VRAM), P.STOPPED),
+    ),
+    "memory that a driver keeps does not hold a start back for ever": (
+        *PROVEN,
+        at(200, exited(1), P.STARTING, Reap(gen=1), Spawn(gen=2)),
+        at(200, taken(2, retry_s=10.0, resource=VRAM), P.WAITING, due=210),
+        at(210, due(1), P.STARTING, Spawn(gen=2), resource=None, failures=1),
+        at(210, spawned(2), P.STARTING, pid=4002, spawns=2),
     ),
     "a taken port is waited for by name and is no failure": (
         at(0, START, P.STARTING, Spawn(gen=1)),
@@ -465,7 +483,8 @@ HISTORIES: dict[str, tuple[Line, ...] | tuple[Instance, tuple[Line, ...]]] = {
             *SERVING,
             at(
                 9, exited(1, code=None, signal="SIGKILL"), P.WAITING, Reap(gen=1),
-                reason="killed by SIGKILL (out of memory?)", last_exit=LastExit(code=None, signal="SIGKILL"),
+                reason="killed by SIGKILL (out of memory? dmesg tells)",
+                last_exit=LastExit(code=None, signal="SIGKILL"),
             ),
         ),
     ),
@@ -507,7 +526,7 @@ def crash(state: Instance, now: float) -> tuple[Instance, float]:
     return state, state.deadline.at - now if waits else 0.0  # type: ignore[union-attr]
 
 
-def test_a_crash_loop_slows_down_and_ends_after_eight() -> None:
+def test_R14_a_crash_loop_slows_down_and_ends_after_eight() -> None:
     now = 0.0
     state = step(Instance(), START, now).state
     delays = []
@@ -543,7 +562,7 @@ def test_a_crash_loop_without_a_limit_waits_a_minute_at_most_for_ever() -> None:
     assert min(delays[8:]) >= 60.0 * (1 - JITTER)
 
 
-def test_a_crash_once_a_month_is_always_mended_at_once() -> None:
+def test_R15_a_crash_once_a_month_is_always_mended_at_once() -> None:
     now, month = 0.0, 30 * 86400.0
     state = step(Instance(), START, now).state
     for _ in range(24):

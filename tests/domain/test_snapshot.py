@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ollamux.domain.snapshot import (
     VIEWS,
+    CanaryView,
     GpuView,
     HostView,
     InstanceModelView,
@@ -33,7 +34,9 @@ PROMISED = {
     "gpus": "index uuid vendor name pci state memory_total_bytes memory_used_bytes utilization_percent temperature_c "
     "power_w power_limit_w pcie_gen pcie_width instances age_s",
     "instances": "name wanted phase health reason next_action next_at since pid generation restarts adopted exit host "
-    "port url ollama_version gpus pinning rss_bytes models + warnings",
+    "port url ollama_version gpus pinning rss_bytes models + warnings "
+    "auto_restarts manual_restarts canary",
+    "instances.canary": "model at ok seconds reason",
     "instances.models": "name size_bytes size_vram_bytes context_length expires_at",
     "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers",
     "processes": "gpu pid kind instance name memory_bytes",
@@ -49,6 +52,7 @@ def some(view: type, **given_as: st.SearchStrategy[Any]) -> st.SearchStrategy[An
     """Build a view from its annotations; what JSON must keep apart (a tuple, a dict) is given."""
     simple: dict[str, st.SearchStrategy[Any]] = {
         "int": st.integers(0, 1 << 50), "str": st.text(max_size=8), "bool": st.booleans(),
+        "bool | None": maybe(st.booleans()),
         "float": st.floats(0, 1e6), "int | None": maybe(st.integers(0, 1 << 50)),
         "str | None": maybe(st.text(max_size=8)), "float | None": maybe(st.floats(0, 1e6)),
         "tuple[str, ...]": st.lists(st.text(max_size=8), max_size=2).map(tuple),
@@ -67,7 +71,9 @@ STATUS = some(
     supervisor=maybe(some(SupervisorView)),
     host=some(HostView),
     gpus=several(some(GpuView)),
-    instances=several(some(InstanceView, exit=EXITS, models=several(some(InstanceModelView)))),
+    instances=several(
+        some(InstanceView, exit=EXITS, models=several(some(InstanceModelView)), canary=maybe(some(CanaryView)))
+    ),
     models=several(some(ModelView, layers=st.sampled_from((None, {"offloaded": 37, "total": 37})))),
     processes=several(some(ProcessView)),
 )
@@ -91,7 +97,8 @@ FULL = Status(
         pinning="proven", rss_bytes=1 << 28,
         models=(InstanceModelView(
             name="qwen3:8b", size_bytes=1, size_vram_bytes=1, context_length=8192, expires_at=None),),
-        warnings=("open to the network",),
+        warnings=("open to the network",), auto_restarts=5, manual_restarts=2,
+        canary=CanaryView(model="qwen3:8b", at="2026-01-31T11:59:00.000Z", ok=True, seconds=0.2, reason=None),
     ),),
     models=(ModelView(
         instance="gpu0", name="qwen3:8b", digest=None, size_bytes=1, size_vram_bytes=1, context_length=8192,

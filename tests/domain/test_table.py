@@ -54,6 +54,11 @@ REAP = (Reap(gen=3),)
 START = ev.StartAsked()
 STOP = ev.StopAsked()
 RESTART = ev.RestartAsked()
+PATIENT = ev.Reconfigured(
+    restart=RestartSpec(stable_for_s=150.0, base_s=9.0, stop_timeout_s=99.0),
+    start_timeout_s=200.0,
+    unhealthy_timeout_s=37.0,
+)
 DOWN = ev.ShutdownAsked()
 HURRY = ev.ShutdownAsked(hurry=True)
 ADOPTED = ev.Adopted(gen=5, pid=77)
@@ -162,6 +167,10 @@ ROWS: tuple[tuple[Phase, ev.Event, Phase, tuple[Command, ...], Armed], ...] = (
     (P.STUCK, CRASH, P.WAITING, REAP, BACKOFF),
     (P.STUCK, CRASH_LEAVING, P.STUCK, KILL, None),
     (P.STUCK, EMPTY, P.WAITING, REAP, BACKOFF),
+    (P.STARTING, PATIENT, P.STARTING, (), (K.START, 10 + 20)),
+    (P.READY, PATIENT, P.READY, (), (K.STABLE, 10 + 30)),
+    (P.UNHEALTHY, PATIENT, P.UNHEALTHY, (), (K.UNHEALTHY, 10 + 7)),
+    *((phase, PATIENT, phase, (), SAME) for phase in Phase if phase not in SERVING),
 )
 
 
@@ -266,3 +275,22 @@ def test_the_groups_of_phases_divide_them_all() -> None:
     assert not NO_PROCESS & SERVING
     assert not NO_PROCESS & GOING_DOWN
     assert not SERVING & GOING_DOWN
+
+
+@pytest.mark.parametrize("resource", [PORT, "VRAM of GPU 1", "a start slot"])
+@pytest.mark.parametrize("want", list(Want))
+def test_a_resource_is_waited_for_by_its_name_whatever_it_is(resource: str, want: Want) -> None:
+    starting = replace(typical(Phase.STARTING), pid=None, failures=2, why=None, want=want)
+    blocked = ev.SpawnBlocked(gen=starting.gen, resource=resource, reason="not yet", retry_s=9.0)
+    waiting = step(starting, blocked, NOW).state
+    if want is Want.DOWN:
+        assert waiting.phase is Phase.STOPPED
+        return
+    assert (waiting.phase, waiting.resource, waiting.failures) == (Phase.WAITING, resource, 2)
+    for event, spawns in (
+        (ev.ResourceFreed(resource=resource), True),
+        (ev.ResourceFreed(resource="another"), False),
+        (ev.DeadlinePassed(gen=waiting.gen), False),
+    ):
+        assert bool(step(waiting, event, NOW + 8.9).commands) is spawns
+    assert step(waiting, ev.DeadlinePassed(gen=waiting.gen), NOW + 9.0).commands == (Spawn(gen=starting.gen),)

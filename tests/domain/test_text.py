@@ -57,7 +57,7 @@ def test_durations_are_read(text: str, seconds: float) -> None:
         "8761h", "9" * 12 + "h", "0" * 12 + "1s", "9" * 5000 + "s",
     ],
 )  # fmt: skip
-def test_what_only_looks_like_a_duration_is_refused(text: str) -> None:
+def test_C20_what_only_looks_like_a_duration_is_refused(text: str) -> None:
     assert parse_duration(text) is None
 
 
@@ -145,7 +145,7 @@ def test_an_unknown_size_is_a_dash_and_never_zero() -> None:
 
 
 @pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0)])
-def test_every_control_byte_is_made_visible(code: int) -> None:
+def test_S8_every_control_byte_is_made_visible(code: int) -> None:
     assert safe_text(f"a{chr(code)}b") == f"a\\x{code:02x}b"
 
 
@@ -168,11 +168,11 @@ def test_every_control_byte_is_made_visible(code: int) -> None:
         ("größe 模型 🦙", "größe 模型 🦙"),
     ],
 )
-def test_what_a_terminal_would_obey_or_hide_is_written_out(text: str, safe: str) -> None:
+def test_S8_what_a_terminal_would_obey_or_hide_is_written_out(text: str, safe: str) -> None:
     assert safe_text(text) == safe
 
 
-def test_no_control_format_or_surrogate_character_of_all_of_unicode_passes() -> None:
+def test_S8_no_control_format_or_surrogate_character_of_all_of_unicode_passes() -> None:
     passed = {
         code
         for code in range(0x110000)

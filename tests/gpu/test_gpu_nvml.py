@@ -259,7 +259,7 @@ def test_mig_slices_follow_their_card(driver) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["nvmlInit", "nvmlDeviceGetCount"])
-def test_no_driver_says_what_to_do(driver, code, source, words, name) -> None:
+def test_C14_no_driver_says_what_to_do(driver, code, source, words, name) -> None:
     driver.errors[name] = code
     inventory = nvml.read_inventory()
     assert (inventory.source, inventory.gpus) == (source, ())

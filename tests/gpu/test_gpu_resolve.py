@@ -51,7 +51,7 @@ def spec(*refs, name="gpu0", **more):
         ((D, "1"), S),
     ],
 )
-def test_a_reference(ref, gpu) -> None:
+def test_C13_a_reference(ref, gpu) -> None:
     resolution = resolve(spec(ref), BOX)
     if gpu is None:
         assert "MIG" in resolution.problem
@@ -74,7 +74,7 @@ def test_a_reference(ref, gpu) -> None:
         ((N, "2"), ["MIG slices", C1.uuid]),
     ],
 )
-def test_a_reference_that_cannot_be_had(ref, words) -> None:
+def test_C13_a_reference_that_cannot_be_had(ref, words) -> None:
     problem = resolve(spec(ref), BOX).problem
     for word in words:
         assert word in problem
@@ -98,7 +98,7 @@ def test_lost_and_unknown_cards_say_why() -> None:
     assert "driver updated" in resolve(spec((N, "0")), replace(BOX, gpus=(unknown,))).problem
 
 
-def test_no_driver_says_what_the_driver_says() -> None:
+def test_C14_no_driver_says_what_the_driver_says() -> None:
     assert "install it" in resolve(spec((N, "0")), Inventory(error="no driver; install it")).problem
     assert "no GPU here" in resolve(spec((N, "0")), Inventory()).problem
 
@@ -129,7 +129,7 @@ def fleet(*specs):
         (spec((N, "9")), spec((N, "9"), name="b"), []),
     ],
 )
-def test_shared_cards(one, other, shared) -> None:
+def test_C10_shared_cards(one, other, shared) -> None:
     found = shared_gpus(fleet(one, other), BOX)
     assert [item.gpu for item in found] == shared
     for item in found:

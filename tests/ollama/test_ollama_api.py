@@ -86,7 +86,7 @@ def test_garbage_is_one_small_error(body) -> None:
         parse_server_version(body)
 
 
-def test_wrong_types_are_left_out() -> None:
+def test_S21_wrong_types_are_left_out() -> None:
     body = {
         "models": [
             7,
@@ -102,7 +102,7 @@ def test_wrong_types_are_left_out() -> None:
     assert y.expires_at < 0
 
 
-def test_too_many_models() -> None:
+def test_S21_too_many_models() -> None:
     with pytest.raises(BadAnswerError):
         parse_loaded(json.dumps({"models": [{"name": "x"}] * 1001}).encode(), now=NOW)
 

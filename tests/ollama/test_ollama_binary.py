@@ -42,7 +42,7 @@ def test_by_path_and_by_home(tmp_path, monkeypatch) -> None:
     assert find_ollama("~/bin/ollama", {"HOME": str(tmp_path)}) == wanted
 
 
-def test_the_current_folder_is_never_searched(tmp_path, monkeypatch) -> None:
+def test_S14_the_current_folder_is_never_searched(tmp_path, monkeypatch) -> None:
     program(tmp_path / "bin")
     monkeypatch.chdir(tmp_path / "bin")
     for path in ("", ".", "::", ".:" + str(tmp_path / "nowhere")):
@@ -90,7 +90,7 @@ def make(kind, tmp_path):
         ("fifo", "no ordinary file", NotFoundError),
     ],
 )
-def test_each_reason_is_told_apart(tmp_path, kind, words, error) -> None:
+def test_C17_each_reason_is_told_apart(tmp_path, kind, words, error) -> None:
     path = make(kind, tmp_path)
     with pytest.raises(error, match=re.escape(words)) as caught:
         find_ollama(path, {})

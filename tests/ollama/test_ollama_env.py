@@ -254,7 +254,7 @@ NAMES = st.one_of(
     case=st.sampled_from([(SPEC, (NVIDIA,)), (SPEC, (AMD,)), (SPEC, ()), (CPU, ())]),
     version=st.sampled_from([None, NEW, OLD, ANCIENT]),
 )
-def test_nothing_outside_the_allow_list_leaks(outer, case, version) -> None:
+def test_S15_nothing_outside_the_allow_list_leaks(outer, case, version) -> None:
     spec, gpus = case
     for name, value in build(spec, gpus=gpus, outer=outer, version=version).items():
         assert value != "leaked" or name in ALLOWED_BY_THE_BOOK or name.startswith("LC_"), name

@@ -96,11 +96,34 @@ def test_a_killed_runner_and_its_successor(version) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_requests_say_nothing(version) -> None:
+def test_requests_say_only_that_they_are_done(version) -> None:
     path = RECORDINGS / version / "request.log"
     if path.exists():
         assert read(version, "request.log") == []
-    assert read(version, "access.log") == []
+    done = read(version, "access.log")
+    assert set(kinds(done)) == {ev.RequestDone}
+    assert {"/api/generate", "/api/chat", "/v1/chat/completions"} <= {event.path for event in done}
+    assert not [event for event in done if "| 200 |" not in event.line or "POST" not in event.line]
+
+
+ACCESS = '[GIN] 2026/11/23 - 01:25:23 | {} |     785.131µs |       127.0.0.1 | {:8} "{}"'
+
+
+@pytest.mark.parametrize(
+    ("status", "method", "target", "counts"),
+    [
+        (200, "POST", "/api/generate", True),
+        (200, "POST", "/v1/messages?beta=true", True),
+        (500, "POST", "/api/generate", False),
+        (200, "GET", "/api/ps", False),
+        (200, "POST", "/api/show", False),
+        (200, "POST", "/api/generate?ollamux=canary", False),
+        (200, "POST", "/api/generate/ours", False),
+    ],
+)
+def test_which_requests_prove_that_others_are_served(status, method, target, counts) -> None:
+    found = parse_line(ACCESS.format(status, method, target))
+    assert kinds(found) == ([ev.RequestDone] if counts else [])
 
 
 @pytest.mark.parametrize("version", VERSIONS)

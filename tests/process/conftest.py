@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,31 @@ from process_box import Box, end_leftovers, left_behind
 @pytest.fixture
 def box(tmp_path: Path) -> Iterator[Box]:
     """A place of its own for state, sockets, logs, home and programs; everything in it is gone afterwards."""
+    with _box(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def open_box() -> Iterator[Box]:
+    """A box that another user can reach: pytest's own folders are closed to all others."""
+    root = Path(tempfile.mkdtemp(prefix="oxb-", dir="/tmp"))
+    root.chmod(0o755)
+    try:
+        with _box(root) as made:
+            yield made
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def _box(root: Path) -> Iterator[Box]:
     runtime = Path(tempfile.mkdtemp(prefix="ox-", dir="/tmp"))  # short: the address of a socket holds 107 bytes
-    made = Box(tmp_path, runtime / "run")
+    made = Box(root, runtime / "run")
     try:
         yield made
         made.close()
         left = left_behind(made)
-        overlaps = [path.read_text() for path in tmp_path.glob("knobs/*/overlap")]
+        overlaps = [path.read_text() for path in root.glob("knobs/*/overlap")]
         bugs = [event["reason"] for event in made.events() if "internal error" in (event["reason"] or "")]
     finally:
         os.umask(0o022)

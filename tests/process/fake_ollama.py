@@ -7,11 +7,14 @@ remove while the server runs.
 At the start:   STARTS=path (one line per start) · DUMP=path (what was inherited, as JSON) · KEY_S=seconds (makes a key
                 as ollama does: looks, waits, writes) · DAEMONISE · EXIT=code, with WORDS on standard error
 Before HTTP:    BIND_GATE, READY_GATE=path (waits until the file is there) · DEVICE_LINES=text for the log
-The answers:    STREAM_PIECES=count (of what /api/chat streams)
-                HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
-                · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes
+The answers:    HANG_API · HANG_PS · SLOW_S=seconds · STATUS=code · NO_PS · RAW=text (sent in place of HTTP) · ENDLESS
+                · CHUNKS (a body that never ends) · PS=JSON · TRICKLE_S=seconds between bytes · VERSION=text
+                · GENERATE="status JSON" · HANG_GENERATE · SHOW="status JSON"
+                · KILL_RUNNER_ON_GENERATE · ASKED=path (one line for each question)
+                · STREAM_PIECES=count (of what /api/chat streams)
 The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all the time) · KILL_SESSION
 Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
+                · RUNNER_AGAIN (one that was killed is replaced); on SIGUSR1 one begins to compute, or stops
 Whatever the knobs say, a server that is started while another one, or a runner of it, is there leaves a file `overlap`.
 Its log:        FLOOD=bytes at the start · FLOOD_LINES=lines per answer
 """
@@ -27,6 +30,7 @@ import time
 
 FOLDER = os.environ.get("FAKE_DIR")
 RUNNERS = []
+CHANGING = threading.Lock()
 POLL_S = 0.01
 
 
@@ -112,12 +116,16 @@ def make_key(seconds):
         append(path, f"key of {os.getpid()}")
 
 
+def start_runner(number):
+    words = [sys.executable, "-IS", os.path.abspath(__file__), "runner", "--model", f"/blobs/sha256-{number:064}"]
+    unblocked = {"setsigmask": ()}
+    return os.posix_spawn(sys.executable, words, os.environ, setsid=bool(knob("RUNNER_SETSID")), **unblocked)
+
+
 def start_runners():
     if knob("RUNNER_IGNORE_TERM"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is ignored is inherited: they are deaf from the start
-    for number in range(int(knob("RUNNERS") or 0)):
-        words = [sys.executable, "-IS", os.path.abspath(__file__), "runner", "--model", f"/blobs/sha256-{number:064}"]
-        RUNNERS.append(os.posix_spawn(sys.executable, words, os.environ, setsid=bool(knob("RUNNER_SETSID"))))
+    RUNNERS.extend(start_runner(number) for number in range(int(knob("RUNNERS") or 0)))
     if knob("ORPHAN") and os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -128,14 +136,29 @@ def start_runners():
 
 
 def run_as_runner():
-    while knob("RUNNER_BUSY"):
-        sum(range(1000))
+    busy = bool(knob("RUNNER_BUSY"))
+
+    def toggle(number, frame):
+        nonlocal busy
+        busy = not busy
+
+    signal.signal(signal.SIGUSR1, toggle)
     while True:
+        while busy:
+            sum(range(1000))
         signal.pause()
+
+
+def replace_runners():
+    with CHANGING:
+        for number, pid in enumerate(RUNNERS):
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                RUNNERS[number] = start_runner(number)
 
 
 def end(number, frame):
     wait_for_gate("TERM_GATE")
+    CHANGING.acquire()  # by the main thread, which never holds it otherwise
     for pid in RUNNERS:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -150,6 +173,8 @@ def watch_knobs():
             os._exit(int(code))
         if knob("KILL_SESSION"):
             os.killpg(0, signal.SIGKILL)
+        if knob("RUNNER_AGAIN"):
+            replace_runners()
         time.sleep(POLL_S)
 
 
@@ -186,14 +211,24 @@ def answer(connection):
                 if not piece:
                     return
                 request += piece
+            head, _, body = request.partition(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.lower().split(b"\r\n") if line[:15] == b"content-length:"), 0
+            )
+            while len(body) < length:
+                body += connection.recv(65536)
+            method, target = head.split(b" ")[:2]
+            if method == b"POST":
+                say(f'[GIN] 2026/01/31 - 12:00:00 | 200 |     1.23ms |       127.0.0.1 | POST     "{target.decode()}"')
             for number in range(int(knob("FLOOD_LINES") or 0)):
                 say(f"[GIN] a line about this request, number {number}")
-            answer_path(connection, request.split(b" ")[1].decode())
+            answer_path(connection, target.decode(), body.decode())
     except OSError:
         pass
 
 
-def answer_path(connection, path):
+def answer_path(connection, target, body):
+    path = target.partition("?")[0]
     time.sleep(float(knob("SLOW_S") or 0))
     if knob("HANG_API") or (knob("HANG_PS") and path == "/api/ps"):
         hang(connection)
@@ -211,20 +246,34 @@ def answer_path(connection, path):
     elif knob("STATUS"):
         respond(connection, int(knob("STATUS")), b'{"error":"no"}')
     elif path == "/api/version":
-        respond(connection, 200, b'{"version":"0.32.15"}')
+        respond(connection, 200, json.dumps({"version": knob("VERSION") or "0.32.15"}).encode())
     elif path == "/api/ps" and not knob("NO_PS"):
         respond(connection, 200, (knob("PS") or '{"models":[]}').encode())
     elif path == "/api/chat":
         stream(connection)
     elif path == "/api/generate":
-        respond(connection, 200, b'{"done":true}')
+        if knob("ASKED"):
+            append(knob("ASKED"), f"{time.monotonic()} {target} {body}")
+        if knob("KILL_RUNNER_ON_GENERATE"):
+            os.kill(RUNNERS[0], signal.SIGKILL)
+        if knob("HANG_GENERATE"):
+            hang(connection)
+            return
+        status, _, said = (knob("GENERATE") or '200 {"response":"x","done":true,"eval_count":1}').partition(" ")
+        respond(connection, int(status), said.encode())
+    elif path == "/api/chat":
+        respond(connection, 200, b'{"done":true,"eval_count":1}')
+    elif path == "/api/show":
+        status, _, said = (knob("SHOW") or '200 {"capabilities":["completion"]}').partition(" ")
+        respond(connection, int(status), said.encode())
     else:
         respond(connection, 404, b"404 page not found", "text/plain")
 
 
 def listen():
     host, _, port = os.environ["OLLAMA_HOST"].rpartition(":")
-    listener = socket.socket()
+    host = host.strip("[]")
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, int(port)))

@@ -1,6 +1,7 @@
 """The supervisor, with some of its patience taken away: constants named in OX_HASTE are set before it starts.
 
 It also counts the rounds of its loop, in the file OX_ROUNDS: a loop that spins shows in their number, on any machine.
+And it reads the wall clock, and how long the machine has slept, as the file OX_CLOCK says.
 When it is replaced by an exec it is this program again; while there is a file `exec-gate` beside OX_ROUNDS the new one
 waits, and says so in a file `exec-reached`. With a file `spin` there the loop computes without end.
 """
@@ -10,14 +11,15 @@ import json
 import mmap
 import os
 import selectors
+import struct
 import sys
 import time
 
 if sys.argv[1:2] == ["--again"]:
-    OX_ROUNDS, OX_HASTE = sys.argv[2:4]
-    del sys.argv[1:4]
+    OX_ROUNDS, OX_HASTE, OX_CLOCK = sys.argv[2:5]
+    del sys.argv[1:5]
 else:
-    OX_ROUNDS, OX_HASTE = os.environ.pop("OX_ROUNDS"), os.environ.pop("OX_HASTE")
+    OX_ROUNDS, OX_HASTE, OX_CLOCK = (os.environ.pop(f"OX_{name}") for name in ("ROUNDS", "HASTE", "CLOCK"))
 
 GATE = os.path.join(os.path.dirname(OX_ROUNDS), "exec-gate")
 SPIN = os.path.join(os.path.dirname(OX_ROUNDS), "spin")
@@ -43,6 +45,27 @@ class CountingSelector(selectors.EpollSelector):
 
 
 selectors.DefaultSelector = CountingSelector
+
+with open(OX_CLOCK, "r+b") as file:
+    clock = mmap.mmap(file.fileno(), 24)
+real_time, real_gettime = time.time, time.clock_gettime  # noqa: TID251 - what is to be set apart
+
+
+def stepped_time():
+    """Tell the wall clock as a test has set it."""
+    return real_time() + struct.unpack("ddd", clock[:])[0]
+
+
+def stepped_gettime(which):
+    """Tell a clock; the one that goes on in suspend is ahead by what a test says, and by more at every look."""
+    if which != time.CLOCK_BOOTTIME:
+        return real_gettime(which)
+    wall, asleep, each = struct.unpack("ddd", clock[:])
+    clock[:] = struct.pack("ddd", wall, asleep + each, each)
+    return real_gettime(which) + asleep + each
+
+
+time.time, time.clock_gettime = stepped_time, stepped_gettime  # noqa: TID251
 for name, value in json.loads(OX_HASTE).items():
     module, _, constant = name.rpartition(".")
     loaded = importlib.import_module(module)
@@ -52,6 +75,6 @@ for name, value in json.loads(OX_HASTE).items():
 from ollamux.supervisor import upgrade  # noqa: E402
 from ollamux.supervisor.__main__ import main  # noqa: E402 - after the constants are set
 
-upgrade.WORDS = ("-P", os.path.abspath(__file__), "--again", OX_ROUNDS, OX_HASTE)
+upgrade.WORDS = ("-P", os.path.abspath(__file__), "--again", OX_ROUNDS, OX_HASTE, OX_CLOCK)
 
 sys.exit(main([*sys.argv[1:], "--plain-fd", "1"], dict(os.environ)))

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -58,7 +59,7 @@ def free_ports(host: str, count: int) -> list[int]:
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(15000, 32000)
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -167,6 +168,8 @@ class Box:
         self.config_path = root / "ollamux.toml"
         self._rounds = root / "rounds"
         self._rounds.write_bytes(bytes(8))
+        self._clock = root / "clock"
+        self._clock.write_bytes(bytes(24))
         self.ollama = self.install("ollama")
 
     def install(self, name: str, before: str = "") -> Path:
@@ -260,16 +263,25 @@ class Box:
         )
 
     def start(
-        self, *words: str, haste: Mapping[str, float] | None = None, env: Mapping[str, str] | None = None, **how: Any
+        self,
+        *words: str,
+        haste: Mapping[str, float] | None = None,
+        env: Mapping[str, str] | None = None,
+        launcher: Iterable[str] = (),
+        **how: Any,
     ) -> Supervisor:
-        """Start a supervisor in the foreground, without waiting. `haste` sets further constants of the program."""
+        """Start a supervisor in the foreground, without waiting.
+
+        `haste` sets further constants of the program; `launcher` stands before its command.
+        """
         hasty = {"OX_HASTE": json.dumps(HASTE | dict(haste or {})), "OX_ROUNDS": str(self._rounds)}
+        hasty["OX_CLOCK"] = str(self._clock)
         environment = {**self.env, **hasty} if env is None else dict(env)
         command = [str(COMMAND), "up"] if env is not None else [sys.executable, "-P", str(HASTENED)]
         out = os.open(self.root / "up.out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         words = words or ("--config", str(self.config_path))
         process = Process(
-            [*command, *words],
+            [*launcher, *command, *words],
             env=environment,
             cwd=self.root,
             **{"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out, "start_new_session": True, **how},
@@ -424,6 +436,11 @@ class Box:
         before = self.rounds()
         self.stranger("/bin/sleep", "0.3").wait()
         return self.rounds() - before
+
+    def set_clock(self, *, wall_s: float = 0.0, asleep_s: float = 0.0) -> None:
+        """Set the supervisor's wall clock apart, and let the machine sleep so long between any two looks at that."""
+        with self._clock.open("r+b") as file:
+            file.write(struct.pack("ddd", wall_s, 0.0, asleep_s))
 
     def runners(self, name: str) -> list[int]:
         """Return the runners of an instance."""

@@ -29,7 +29,7 @@ def test_R28_a_crash_is_told_with_its_signal_and_mended_under_a_new_pid(box: Box
     assert second["pid"] != first
     assert second["exit"]["signal"] == "SIGKILL"
     assert (second["generation"], second["restarts"]) == (2, 1)
-    assert any("killed by SIGKILL (out of memory?)" in reason for reason in box.reasons())
+    assert any("killed by SIGKILL (out of memory? dmesg tells)" in reason for reason in box.reasons())
     assert box.starts("a") == [first, second["pid"]]
 
 
@@ -291,22 +291,19 @@ def test_R21_a_server_that_ignores_term_is_killed_in_time(box: Box) -> None:
 
 
 def test_R21_a_repeated_stop_does_not_move_the_deadline(box: Box) -> None:
-    box.config("a", restart={"stop_timeout": "1h"})
+    box.config("a", restart={"stop_timeout": "500ms"})
     box.set("a", "ignore-term")
     box.up()
-    box.ask("stop", names=["a"], wait=False)
-    at = box.instance("a")["next_at"]
 
-    for _ in range(3):
+    def stopped_though_asked_again() -> bool:
         box.ask("stop", names=["a"], wait=False)
+        return bool(box.instance("a")["phase"] == "STOPPED")
 
-    later = box.instance("a")["next_at"]
-    assert later[:16] == at[:16]
-    kill(box)
-    box.wait_phase("a", "STOPPED")
+    wait_for(stopped_though_asked_again, "it is killed in time, however often a stop is asked for")
+    assert box.changes("a")[-2:] == ["KILLING", "STOPPED"]
 
 
-def test_a_server_that_dies_while_it_is_asked_to_stop_is_stopped(box: Box) -> None:
+def test_R2_a_server_that_dies_while_it_is_asked_to_stop_is_stopped(box: Box) -> None:
     box.config("a", restart={"stop_timeout": "1h"})
     box.set("a", "ignore-term")
     box.up()

@@ -194,3 +194,23 @@ def test_R19_without_descriptors_left_the_supervisor_goes_on_and_recovers(box: B
     box.rounds_while("a")
     assert {name: box.instance(name)["pid"] for name in ("a", "b")} == pids
     assert [box.instance(name)["phase"] for name in ("a", "b")] == ["READY", "READY"]
+
+
+def test_R19_without_descriptors_left_an_orphaned_runner_is_still_found_and_ended(box: Box) -> None:
+    box.config("a")
+    box.set("a", "runners", 2)
+    box.set("a", "runner-setsid")
+    supervisor = box.up()
+    runners = wait_for(lambda: len(box.runners("a")) == 2 and box.runners("a"), "it has its runners")
+    highest = max(int(fd) for fd in os.listdir(f"/proc/{supervisor.pid}/fd"))
+    _, hard = resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, (highest + 1, hard))
+    waiting = [box.connect() for _ in range(12)]
+
+    os.kill(box.starts("a")[0], signal.SIGKILL)
+
+    wait_for(lambda: not any(alive(pid) for pid in runners), "/proc must not read as empty then")
+    for connection in waiting:
+        connection.close()
+    resource.prlimit(supervisor.pid, resource.RLIMIT_NOFILE, (hard, hard))
+    box.wait_started("a", 2)

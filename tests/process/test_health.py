@@ -125,7 +125,7 @@ def overdue(box: Box, **more: Any) -> str:
     """Return an answer of /api/ps with a model whose time has passed, and put its manifest into the store."""
     digest = "0" * 64
     manifest = box.root / "models/manifests/registry.ollama.ai/library/m/latest"
-    manifest.parent.mkdir(parents=True)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
     layer = {"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}", "size": 1}
     manifest.write_text(json.dumps({"schemaVersion": 2, "layers": [layer]}))
     model = {"name": "m:latest", "size": 5, "size_vram": 5, "expires_at": "2020-01-01T00:00:00Z", **more}

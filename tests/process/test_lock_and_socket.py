@@ -113,6 +113,21 @@ def test_R37_cron_finds_the_supervisor_with_almost_no_environment(box: Box) -> N
     assert box.ollamux("down", env=bare).returncode == 0
 
 
+def test_R37_a_command_without_the_logins_environment_finds_what_was_started_in_it(box: Box) -> None:
+    login = box.runtime.parent / "login"
+    login.mkdir(mode=0o700)
+    del box.env["OLLAMUX_RUNTIME_DIR"]
+    box.runtime = login / "ollamux"
+    box.config("a")
+    box.up(env=box.env | {"XDG_RUNTIME_DIR": str(login)})
+
+    assert box.socket_path.exists()
+    bare = {"OLLAMUX_STATE_DIR": str(box.state)}
+    assert box.ollamux("status", env=bare).returncode == 0
+    assert box.ollamux("restart", "--all", "-q", env=bare).returncode == 0
+    assert len(box.starts("a")) == 2
+
+
 def test_R34_a_socket_that_nobody_listens_on_is_replaced(box: Box) -> None:
     box.config("a")
     supervisor = box.up()
@@ -213,7 +228,7 @@ def test_S2_somebody_else_gets_no_answer_even_where_the_path_lets_him_in(box: Bo
     assert box.status()
 
 
-def test_the_address_of_a_socket_may_not_be_longer_than_the_kernel_takes(box: Box) -> None:
+def test_C23_the_address_of_a_socket_may_not_be_longer_than_the_kernel_takes(box: Box) -> None:
     long = box.root / ("x" * 110)
     box.config("a")
 
@@ -246,6 +261,9 @@ NO_REQUESTS = (
     b'{"v":1,"cmd":"env","name":["a"]}\n',
     b'{"v":1,"cmd":"env"}\n',
     b'{"v":1,"cmd":"sim","fault":"crash"}\n',
+    b'{"v":1,"cmd":"status","run":["/bin/true"]}\n',
+    b'{"v":1,"cmd":"start","names":["a"],"env":{"LD_PRELOAD":"x"}}\n',
+    b'{"v":1,"cmd":"dispatch_all"}\n',
     b"\xff\xfe{}\n",
 )
 

@@ -286,12 +286,15 @@ def test_R29_a_program_that_is_replaced_is_used_at_the_next_start(box: Box) -> N
     box.config("a")
     box.up()
     first = box.instance("a")["pid"]
-    box.install("ollama.new", before=f"touch {box.root}/newer").rename(box.ollama)
+    box.install("ollama.new", before=f"touch {box.root}/newer; export FAKE_VERSION=0.99.1").rename(box.ollama)
+    assert box.instance("a")["ollama_version"] == "0.32.15"
 
     box.ask("restart", names=["a"])
 
     assert (box.root / "newer").exists()
     assert box.instance("a")["pid"] != first
+    assert box.instance("a")["ollama_version"] == "0.99.1"
+    assert "0.99.1" in box.ollamux("status", "instances", env=box.env | {"COLUMNS": "200"}).stdout
 
 
 def test_R69_eight_first_starts_make_one_key(box: Box) -> None:

@@ -73,7 +73,7 @@ def test_reasons_of_events_stand_below_each_other() -> None:
     st.none() | st.integers(min_value=20, max_value=200),
     st.booleans(),
 )
-def test_any_event_is_one_harmless_line(event: dict[str, object], width: int | None, unicode: bool) -> None:
+def test_S8_S9_any_event_is_one_harmless_line(event: dict[str, object], width: int | None, unicode: bool) -> None:
     plain = event_line(event, color=False, width=width, unicode=unicode)
     assert plain.isprintable()
     assert unicode or plain.isascii()

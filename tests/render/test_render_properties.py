@@ -116,6 +116,8 @@ instances = st.builds(
     rss_bytes=maybe_number,
     models=st.lists(loaded, max_size=3).map(tuple),
     warnings=st.lists(texts, max_size=2).map(tuple),
+    auto_restarts=maybe_number,
+    manual_restarts=maybe_number,
 )
 models = st.builds(
     ModelView,
@@ -185,7 +187,7 @@ def test_any_snapshot_at_all_is_drawn(
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_no_line_is_longer_than_the_screen(case: Callable[[], Status]) -> None:
+def test_C30_no_line_is_longer_than_the_screen(case: Callable[[], Status]) -> None:
     status = case()
     for width in range(40, 251, 7):
         for view in (None, *VIEWS):

@@ -40,7 +40,7 @@ def ended(served: Served) -> int:
 
 def test_every_fault_asked_for_is_there_and_told() -> None:
     names = "crash exit-code hang-api hang-scheduler slow-start never-ready ignore-term orphan-runner cpu-fallback"
-    names += " wrong-gpu spill gpu-lost nvml-hang port-taken log-flood disk-full"
+    names += " wrong-gpu spill gpu-lost vram-late nvml-hang port-taken log-flood disk-full"
     assert list(FAULTS) == names.split()
     assert {fault.target for fault in FAULTS.values()} == {"instance", "gpu"}
     assert {name for name, fault in FAULTS.items() if fault.one_shot} == {"crash", "exit-code", "orphan-runner"}

@@ -1,0 +1,15 @@
+"""Words that several groups of commands share. Nothing is done here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EXIT_CODES = (
+    "Exit codes: 0 done, and for status every wanted instance READY and not degraded; 1 internal error; 2 usage; "
+    "3 not running; 4 configuration invalid; 5 not found (instance, GPU, file, ollama); 6 degraded or failed; "
+    "7 refused or conflicting; 8 timed out; 9 permission."
+)
+
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="The configuration file.")]

@@ -1,0 +1,36 @@
+"""What a person is told before a fleet is started: what its configuration risks, and what this machine does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ollamux.config.warn import start_warnings
+from ollamux.domain.errors import OllamuxError
+from ollamux.domain.spec import FleetSpec
+from ollamux.domain.text import safe_text
+from ollamux.ollama.binary import find_ollama
+from ollamux.system.files import replaceable_by
+
+
+def forewarnings(fleet: FleetSpec, env: Mapping[str, str], *, simulated: bool) -> tuple[str, ...]:
+    """Return what to tell, one sentence each. A simulation runs nothing but our own program."""
+    told = start_warnings(fleet, root=os.geteuid() == 0 and not simulated)
+    return told if simulated else (*told, *program_warnings(fleet, env))
+
+
+def program_warnings(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which programs somebody else could replace; one that is missing is told as an error elsewhere."""
+    told = []
+    for name in dict.fromkeys(spec.ollama for spec in fleet.instances if spec.enabled):
+        try:
+            program = find_ollama(name, env)
+        except OllamuxError:
+            continue
+        found = replaceable_by(program)
+        if found is not None:
+            place, who = found
+            told.append(
+                f"{safe_text(program)} runs as this user, but {who} could replace it: look at ls -ld {safe_text(place)}"
+            )
+    return tuple(told)

@@ -1,0 +1,46 @@
+"""A few descriptors kept back, so that processes can be looked at and signalled also when none is left otherwise.
+
+Without one /proc reads as empty, and "nothing is left of it" would be believed of a runner that holds its GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_COUNT = 3
+"""A folder of /proc, a handle on a process, and a file about it: no look needs more at once."""
+_kept: list[int] = []
+_wanted = 0
+_depth = 0
+
+
+def keep() -> None:
+    """Put descriptors back, from now on; where none can be had now, the next look tries again."""
+    global _wanted
+    _wanted = _COUNT
+    _refill()
+
+
+def _refill() -> None:
+    while len(_kept) < _wanted:
+        try:
+            _kept.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return
+
+
+@contextmanager
+def spare() -> Iterator[None]:
+    """Give the reserve up for a look that must not fail, and take it back afterwards. Also a decorator."""
+    global _depth
+    _depth += 1
+    while _kept:
+        os.close(_kept.pop())
+    try:
+        yield
+    finally:
+        _depth -= 1
+        if not _depth:
+            _refill()

@@ -1,0 +1,1 @@
+"""Chaos: real supervisors under random faults, watched by an observer that shares no code with them."""

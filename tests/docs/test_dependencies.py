@@ -1,0 +1,46 @@
+"""Few dependencies, and each one known: what the program imports is what it declares, and nothing came in unnoticed."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = {
+    "h11": "h11",
+    "nvidia-ml-py": "pynvml",
+    "psutil": "psutil",
+    "pydantic": "pydantic",
+    "rich": "rich",
+    "tomli-w": "tomli_w",
+    "typer": "typer",
+}
+"""What is installed with the program, and the module each is imported as. A new one is a decision: write it here."""
+OF_A_DEPENDENCY = {"pydantic_core": "pydantic", "click": "typer"}
+
+
+def imported() -> set[str]:
+    """Return the modules from elsewhere that any file of the package imports."""
+    found: set[str] = set()
+    for path in (ROOT / "ollamux").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {name.name.partition(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found - sys.stdlib_module_names - {"ollamux"}
+
+
+def test_S20_the_dependencies_are_these_few_each_with_a_lower_bound() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=!~ ;\[]", text)[0]: text for text in project["dependencies"]}
+    assert set(declared) == set(MODULES)
+    assert all(">=" in text and "@" not in text and "://" not in text for text in declared.values())
+
+
+def test_S20_what_is_imported_is_declared_and_nothing_else() -> None:
+    # pynvml may be missing and is imported by its name in a string: ollamux.gpu.nvml.
+    assert {OF_A_DEPENDENCY.get(name, name) for name in imported()} | {"pynvml"} == set(MODULES.values())
