@@ -333,6 +333,22 @@ def test_a_changed_file_is_not_applied_by_an_upgrade(box: Box) -> None:
     assert box.status()["supervisor"]["config_changed"]
 
 
+def test_what_a_reload_has_put_in_force_stays_in_force(box: Box) -> None:
+    box.config("a", "b")
+    box.up()
+    other = box.instance("b")["pid"]
+    box.config("a", "b", instances={"a": {"num_parallel": 7}})
+    assert box.ollamux("reload").returncode == 0
+    pid = box.instance("a")["pid"]
+
+    upgraded(box)
+
+    assert not box.status()["supervisor"]["config_changed"]
+    assert (box.instance("a")["pid"], box.instance("b")["pid"]) == (pid, other)
+    assert box.ask("restart", names=["a"])["exit"] == 0
+    assert environment_of(box.instance("a")["pid"])["OLLAMA_NUM_PARALLEL"] == "7"
+
+
 def test_R82_the_environment_stays_with_the_supervisor_and_nothing_new_reaches_a_child(box: Box) -> None:
     box.config("a")
     box.env["NOTIFY_SOCKET"] = "/nowhere"
