@@ -7,10 +7,8 @@ supervisor left; then the socket; then the instances.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,8 +25,9 @@ from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.recovery import Memory, recover
 from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.service import ServiceManager
+from ollamux.supervisor.settle import settle_process
 from ollamux.supervisor.starter import Starter, launcher_for
-from ollamux.system import child, reserve
+from ollamux.system import child
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, sweep_drafts, write_atomic
 from ollamux.system.logfile import drop_unfinished
@@ -158,7 +157,7 @@ class _Supervisor:
         programs: Mapping[str, str],
         handed: Handover | None,
     ) -> None:
-        _settle_process(state)
+        settle_process(state)
         self._launch, self._lock, self._handed = launch, lock, handed
         simulated = launch.box is not None
         owner = (handed and handed.owner) or f"{state} {_identity(state)}"
@@ -350,19 +349,3 @@ class _Supervisor:
         for done in ended:
             done(stuck)
         self.core.loop.stop()
-
-
-def _settle_process(state: str) -> None:
-    """Make this process a fit parent: nothing leaks to children, orphans fall to us, many descriptors are allowed."""
-    child.close_on_exec_from(3)
-    os.chdir(state)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # an inherited "ignore" would reap behind our back
-    if sys.platform == "linux":
-        child.become_subreaper()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536) if hard > 0 else 65536, hard))
-        except (ValueError, OSError):
-            pass  # a few instances do with what there is
-    reserve.keep()

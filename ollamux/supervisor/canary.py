@@ -63,14 +63,19 @@ class Canaries:
         core.changed.append(self._on_change)
         checks.listeners.append(self._look)
 
+    def go_on(self, unit: Unit, asked: tuple[float, ...]) -> None:
+        """Begin anew with an instance that the program before this one asked; how often in the hour still counts."""
+        if unit.state.phase in (Phase.READY, Phase.UNHEALTHY):
+            self._begin(unit, asked)
+
+    def _begin(self, unit: Unit, asked: tuple[float, ...]) -> None:
+        units = list(self._core.units)
+        spec, place = unit.spec.canary, units.index(unit.name)
+        unit.canary = CanaryWatch(rules.begin(spec, now=monotonic(), place=place, places=len(units), asked=asked))
+
     def _on_change(self, unit: Unit, before: Instance) -> None:
         if unit.state.phase is Phase.READY and before.phase is Phase.STARTING:
-            asked = unit.canary.state.asked if unit.canary is not None else ()
-            place = list(self._core.units).index(unit.name)
-            state = rules.begin(
-                unit.spec.canary, now=monotonic(), place=place, places=len(self._core.units), asked=asked
-            )
-            unit.canary = CanaryWatch(state)
+            self._begin(unit, unit.canary.state.asked if unit.canary is not None else ())
         elif unit.state.phase is not Phase.READY and _SLOT in unit.requests:
             unit.requests.pop(_SLOT).cancel()
 

@@ -50,6 +50,8 @@ class CarriedUnit:
     port: int | None = None
     fingerprint: str | None = None
     tally: Tally = field(default_factory=Tally)
+    served_at: float | None = None
+    canary_asked: tuple[float, ...] = ()
     gpus: tuple[str, ...] = ()
     degraded: dict[str, str] = field(default_factory=dict)
     incidents: tuple[str, ...] = ()
@@ -105,6 +107,7 @@ class Handover:
     inventory: str | None = None
     sampled_at: float | None = None
     versions: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    warned: tuple[str, ...] = ()
     told: dict[str, str] = field(default_factory=dict)
     started_wall: float | None = None
     started: float | None = None

@@ -53,6 +53,8 @@ def _carried(unit: Unit) -> CarriedUnit:
         port=unit.port,
         fingerprint=fingerprint_of(unit),
         tally=unit.tally,
+        served_at=unit.served_at,
+        canary_asked=() if unit.canary is None else unit.canary.state.asked,
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
         degraded=unit.degraded,
         incidents=tuple(sorted(unit.incidents)),
@@ -122,7 +124,7 @@ def _go_on(unit: Unit, carried: CarriedUnit, core: Core, gpus: Gpus, effects: Ef
     unit.layers, unit.models, unit.runners = carried.layers, carried.models, carried.runners
     unit.gone_runners, unit.promises = frozenset(carried.gone_runners), carried.promises
     unit.port = unit.spec.port if carried.port is None else carried.port
-    unit.fingerprint, unit.tally = carried.fingerprint, carried.tally
+    unit.fingerprint, unit.tally, unit.served_at = carried.fingerprint, carried.tally, carried.served_at
     unit.gpus = tuple(gpus.current(Gpu(uuid=uuid) for uuid in carried.gpus))
     unit.degraded = carried.degraded
     unit.incidents, unit.asked_incidents = set(carried.incidents), set(carried.asked_incidents)

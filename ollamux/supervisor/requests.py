@@ -230,6 +230,8 @@ class Requests:
 
     def _upgrade(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()
+        if any(unit.leaving for unit in self._core.units.values()):
+            raise RefusedError("what the last reload removed is still stopping", hint="try again in a moment")
         version = request.get("version")
         if not isinstance(version, str):
             raise UsageError("no version is named")
@@ -270,7 +272,7 @@ class Requests:
             client.answer(answer)
             return
         started, stopped = self._reloading.apply(plan)
-        self._settling.settle(client, request, {**stopped, **started}, "reloaded")
+        self._settling.settle(client, request, {**stopped, **started}, "ready", stopping=stopped)
 
     def _sim(self, client: Client, request: dict[str, Any]) -> None:
         if self._simulate is None:

@@ -5,7 +5,7 @@ What a client waits for is kept as plain values beside it, so that the program t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ollamux.domain.errors import Exit
@@ -18,36 +18,53 @@ from ollamux.supervisor.waiters import Judge, Outcome, Waiters, ready_outcome, s
 from ollamux.system.clock import monotonic
 
 DEFAULT_TIMEOUT_S = 300.0
-
-
-def _reloaded_outcome(unit: Unit, after_gen: int) -> Outcome | None:
-    goes = unit.leaving or not unit.spec.enabled
-    return stopped_outcome(unit, after_gen) if goes else ready_outcome(unit, after_gen)
-
-
-_JUDGES: dict[str, Judge] = {"ready": ready_outcome, "stopped": stopped_outcome, "reloaded": _reloaded_outcome}
+_JUDGES: dict[str, Judge] = {"ready": ready_outcome, "stopped": stopped_outcome}
 
 
 class Settling:
-    """Waits on behalf of clients. `restart` restarts one instance and returns the generation that is to be left."""
+    """Waits on behalf of clients. `restart` asks one instance to restart, and returns the generation to be left."""
 
     def __init__(self, core: Core, waiters: Waiters, *, restart: Callable[[Unit], int]) -> None:
         self._core = core
         self._waiters = waiters
         self._restart = restart
 
-    def settle(self, client: Client, request: dict[str, Any], before: dict[str, int], judge: str) -> None:
-        """Answer when each is "ready", "stopped" or "reloaded"; `before` maps names to the generation to be left."""
+    def settle(
+        self,
+        client: Client,
+        request: dict[str, Any],
+        before: dict[str, int],
+        judge: str,
+        *,
+        stopping: Iterable[str] = (),
+    ) -> None:
+        """Answer when each instance is "ready" or "stopped"; `before` maps names to the generation to be left.
+
+        `stopping` are those that are to be stopped, whatever becomes of the others.
+        """
         if request.get("wait") is False:
             _report(client, [Outcome(name, Exit.OK, "asked") for name in before])
             return
         timeout_s = timeout_of(request)
-        self._settle(client, before, judge, timeout_s=timeout_s, until=monotonic() + timeout_s)
+        self._settle(client, before, judge, tuple(stopping), timeout_s=timeout_s, until=monotonic() + timeout_s)
 
-    def _settle(self, client: Client, before: dict[str, int], judge: str, *, timeout_s: float, until: float) -> None:
-        client.waits = {"for": judge, "before": before, "timeout": timeout_s, "until": until}
+    def _settle(
+        self,
+        client: Client,
+        before: dict[str, int],
+        judge: str,
+        stopping: tuple[str, ...],
+        *,
+        timeout_s: float,
+        until: float,
+    ) -> None:
+        def judged(unit: Unit, gen: int) -> Outcome | None:
+            return _JUDGES["stopped" if unit.name in stopping else judge](unit, gen)
+
+        times = {"timeout": timeout_s, "until": until}
+        client.waits = {"for": judge, "before": before, "stopping": stopping, **times}
         client.on_gone = self._waiters.wait(
-            before, _JUDGES[judge], timeout_s=timeout_s, until=until, done=lambda outcomes: _report(client, outcomes)
+            before, judged, timeout_s=timeout_s, until=until, done=lambda outcomes: _report(client, outcomes)
         )
 
     def roll(self, client: Client, request: dict[str, Any], units: list[Unit]) -> None:
@@ -81,13 +98,15 @@ class Settling:
 
     def go_on(self, client: Client, waits: dict[str, Any]) -> None:
         """Go on with what a client waited for when the program before this one was replaced."""
-        units, before, times = self._core.units, waits["before"], (waits["timeout"], waits["until"])
+        units, times = self._core.units, (waits["timeout"], waits["until"])
+        before = {name: gen for name, gen in waits["before"].items() if name in units}
         if "roll" in waits:
             left = [units[name] for name in waits["roll"] if name in units]
             ended = [Outcome(name, Exit(code), words) for name, code, words in waits["ended"]]
             self._roll(client, left, ended, timeout_s=times[0], asked=(before, times[1]))
         else:
-            self._settle(client, before, waits["for"], timeout_s=times[0], until=times[1])
+            stopping = tuple(waits["stopping"])
+            self._settle(client, before, waits["for"], stopping, timeout_s=times[0], until=times[1])
 
 
 def _report(client: Client, outcomes: list[Outcome]) -> None:

@@ -80,7 +80,7 @@ class Watch:
         state = state_dir(launch.env, simulated=simulated)
         reload = Reload(core, gpus, starter, memory, service, cache=cache_path(state), check=check)
         reload.applied.append(self._after_reload)
-        Canaries(core, self.checks)
+        self.canaries = Canaries(core, self.checks)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
         self.requests = Requests(
             core,
@@ -132,16 +132,18 @@ class Watch:
         running = sum(unit.child is not None for unit in self._core.units.values())
         what = f"{running} instance{'' if running == 1 else 's'} untouched"
         self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
+        self._warned = handed.warned
+        asked = {unit.name: unit.canary_asked for unit in handed.units}
         preloading = {unit.name for unit in handed.units if unit.preloading}
         for unit in self._core.units.values():
             self.checks.begin(unit)
             self.checks.go_on(unit)
+            self.canaries.go_on(unit, asked.get(unit.name, ()))
             self.notifier.look(unit)
             if unit.name in preloading and unit.state.phase is Phase.READY:
                 self.preload.go_on(unit)
         for client in clients:
             self.requests.go_on(client, handed.version)
-        self._warned = self._forewarnings(self._launch.fleet)
         self._core.loop.call_later(LEISURE_S, self._at_leisure)
 
     def _upgrade(self, client: Client, version: str, timeout_s: float) -> None:
@@ -169,6 +171,7 @@ class Watch:
             plain_unwritten="" if console is None else console.unwritten.decode("latin-1"),
             inventory=None if machine is None else inventory_to_json(machine),
             sampled_at=self._gpus.sampled_at,
+            warned=self._warned,
             told=dict(self.notifier.told),
             started_wall=self.observer.started_wall,
             started=self.observer.started,
@@ -183,14 +186,11 @@ class Watch:
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
-        told = self._forewarnings(fleet)
+        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
         for warning in told:
             if warning not in self._warned:
                 self._core.note(None, f"warning: {warning}")
         self._warned = told
-
-    def _forewarnings(self, fleet: FleetSpec) -> tuple[str, ...]:
-        return forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
 
     def _after_reload(self, plan: Plan, old: Mapping[str, InstanceSpec]) -> None:
         """Let everybody who keeps something of the configuration follow it."""
