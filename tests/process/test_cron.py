@@ -76,7 +76,7 @@ def test_R84_the_counts_of_restarts_outlive_everything(box: Box) -> None:
     supervisor = box.up()
     assert counted(box) == (0, 2)
     os.kill(box.instance("a")["pid"], signal.SIGKILL)
-    box.wait_started("a", 5)
+    box.wait_started("a", 6)
     assert counted(box) == (1, 2)
     shown = box.ollamux("status", "instances", "-o", "wide", env=box.env | {"COLUMNS": "250"}).stdout
     assert "Auto/asked" in shown
