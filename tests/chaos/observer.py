@@ -20,7 +20,7 @@ from tests.chaos.strangers import Strangers
 PERIOD_S = 0.04
 SWEEP_BOUND_S = 12.0
 """Stop time-out, sweep and kill of a hastened supervisor are 2 s; the rest is for a machine with other work."""
-_YOUNG_S = 1.0
+_YOUNG_S = 5.0
 DECOY = os.fsencode(DECOY_PATH)
 
 
@@ -146,7 +146,8 @@ class Observer(threading.Thread):
             key = (pid, state[1])
             kind = self._kinds.get(key)
             # What has only just been forked still shows the words and the environment of its parent.
-            if kind is None or now - self._born.get(key, 0.0) < _YOUNG_S:
+            young = now - self._born.get(key, 0.0) < _YOUNG_S
+            if kind is None or young or kind == "supervisor" or (isinstance(kind, Seen) and not kind.runner):
                 self._born.setdefault(key, now)
                 kind = self._kind(pid, state[1])
             kinds[key] = kind
