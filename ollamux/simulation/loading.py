@@ -44,9 +44,8 @@ class Loader:
 
     def context(self, options: Options, head: Gguf) -> int:
         """Return the context a request really gets: what it asks for, at most what the model was trained for."""
-        asked = options.num_ctx if options.num_ctx not in (None, 0, -1) else self.default_context
-        trained = int(head.get("context_length")) or int(asked or 0)
-        return min(int(asked or 4096), trained)
+        asked = int((options.num_ctx if options.num_ctx not in (None, 0, -1) else self.default_context) or 0)
+        return min(asked or 4096, int(head.get("context_length")) or asked)
 
     def slots(self, head: Gguf) -> int:
         """Return how many requests a runner serves at once."""
@@ -123,9 +122,9 @@ class Loader:
 
     def batch(self, options: Options, context: int) -> int:
         """Return how many tokens a runner takes at once."""
-        if self.era.has_llama_server and options.num_batch is None:
-            return 512 if context <= 4096 else 1024 if context <= 32768 else 2048
-        return options.num_batch or 512
+        if options.num_batch is not None or not self.era.has_llama_server or context <= 4096:
+            return options.num_batch or 512
+        return 1024 if context <= 32768 else 2048
 
     def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
         batch = self.batch(options, context)

@@ -28,6 +28,8 @@ from ollamux.system.clock import asleep_s, monotonic, rfc3339, wall
 
 SELF_HELP_S = 10.0
 """A server pings a runner for so long before it gives it up: what another runner answers sooner was a new load."""
+QUIET_S = 1.0
+"""A runner that was at work so short a while ago is only pausing, or waits for its share of a busy processor."""
 _SLOT = "canary"
 
 
@@ -254,7 +256,8 @@ def _at_work(before: _Work | None, effort: Effort, now: float) -> _Work:
     if before is None:
         return _Work(effort, now, active_at=now, computes=True)
     busy = rules.computes(before.effort, effort, now - before.at, ticks_per_s=procs.CLOCK_TICKS)
-    return _Work(effort, now, active_at=now if busy else before.active_at, computes=busy)
+    active_at = now if busy else before.active_at
+    return _Work(effort, now, active_at=active_at, computes=active_at is not None and now - active_at < QUIET_S)
 
 
 def _judge(answer: http.Answer, timeout_s: float, pid: int, before: Effort) -> Told:
