@@ -53,7 +53,7 @@ class CanaryWatch:
         self.work: dict[int, _Work] = {}
         self.slept_s = asleep_s()
         self.accused: tuple[str, int, float] | None = None
-        self.passed: tuple[str, float] | None = None
+        self.passed: tuple[str, int, float, float] | None = None
 
 
 class Canaries:
@@ -87,7 +87,7 @@ class Canaries:
         watch.state = rules.looked(watch.state, look)
         self._see_whether_moved(unit, watch)
         self._see_whether_mended(unit, watch, look)
-        if unit.state.phase is not Phase.READY or _SLOT in unit.requests:
+        if unit.state.phase is not Phase.READY or _SLOT in unit.requests or watch.passed is not None:
             return
         chosen = rules.choose(watch.state, spec, look, now)
         model = next((each for each in unit.models if chosen is not None and each.name == chosen.name), None)
@@ -106,12 +106,13 @@ class Canaries:
 
     def _see_whether_moved(self, unit: Unit, watch: CanaryWatch) -> None:
         """Stop asking a model whose runner was replaced by the question."""
-        if watch.passed is None:
+        # An answer of ps may be older than ours, and a runner that is being replaced takes a moment to go.
+        if watch.passed is None or monotonic() - watch.passed[3] < QUIET_S:
             return
-        (name, seconds), watch.passed = watch.passed, None
+        (name, before, seconds, _), watch.passed = watch.passed, None
         model = next((each for each in unit.models if each.name == name), None)
         pid = None if model is None else self._checks.runner_of(unit, model)
-        watch.state, unfit = rules.moved(watch.state, name, pid, quickly=seconds < SELF_HELP_S)
+        watch.state, unfit = rules.moved(watch.state, name, before, pid, quickly=seconds < SELF_HELP_S)
         if unfit:
             self._core.note(
                 unit,
@@ -204,7 +205,7 @@ class Canaries:
         missed = known is not None and (known.misses > 0 or known.remedied)
         watch.state, remedy = rules.answered(watch.state, spec, name, answer, now=monotonic())
         if answer is Answer.TOKEN:
-            watch.passed = (name, seconds)
+            watch.passed = (name, pid, seconds, monotonic())
             if missed:
                 self._core.note(unit, f"the canary got a token from {shown} again ({format_duration(seconds)})")
         elif answer is Answer.UNFIT:
