@@ -108,8 +108,7 @@ class Loader:
         argv = self._argv(full, port, head, wish, options, devices)
         self._check_binary(manifest)
         begun = time.monotonic()
-        message = "starting llama-server" if new else "starting runner"
-        self.log.info("start-runner", message, cmd=" ".join(argv))
+        self.log.info("start-runner", f"starting {'llama-server' if new else 'runner'}", cmd=" ".join(argv))
         runner = RunnerProcess(argv, self._environment(devices), port, self.log)
         placed = None if new else self._old_plan(head, wish, devices)
         self._tell_memory(devices, full, placed, head, options)
@@ -127,14 +126,13 @@ class Loader:
         return 1024 if context <= 32768 else 2048
 
     def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
-        batch = self.batch(options, context)
         forced = options.num_gpu if options.num_gpu is not None and options.num_gpu >= 0 else None
         old_overhead = 0 if self.era.has_llama_server else environment.number("OLLAMA_GPU_OVERHEAD", 0)
         margin = environment.number("LLAMA_ARG_FIT_TARGET", 1024) if self.era.has_llama_server else 457
         return Wish(
             context=context,
             parallel=self.slots(head),
-            batch=batch,
+            batch=self.batch(options, context),
             kv_type=self.kv_type or "f16",
             layers=forced,
             margin_bytes=margin * MIB + old_overhead,
