@@ -227,16 +227,16 @@ def answered(
     return _with(replace(soon, due=now), name, replace(known, misses=0, remedied=True)), Remedy.END_RUNNER
 
 
-def moved(canary: Canary, name: str, pid: int | None, *, quickly: bool) -> tuple[Canary, bool]:
+def moved(canary: Canary, name: str, before: int, pid: int | None, *, quickly: bool) -> tuple[Canary, bool]:
     """Compare the runner after a question with the one before it; True where the model is not asked any more.
 
     A question with options that the clients do not use makes ollama load the model anew. So does ollama itself when a
     runner does not answer its ping for 10 s, twice; that is mended by the question, and is borne once.
     """
-    known = canary.records.get(name)
-    if known is None or pid is None:
+    if pid is None:
         return canary, False
-    if pid == known.pid:
+    known = canary.records.get(name) or Record(asked_at=canary.due, pid=before, answered=True)
+    if pid == before:
         return _with(canary, name, replace(known, moved=0)), False
     if quickly or known.moved:
         return replace(canary, unfit=canary.unfit | {name}), True

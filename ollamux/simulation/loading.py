@@ -44,9 +44,8 @@ class Loader:
 
     def context(self, options: Options, head: Gguf) -> int:
         """Return the context a request really gets: what it asks for, at most what the model was trained for."""
-        asked = options.num_ctx if options.num_ctx not in (None, 0, -1) else self.default_context
-        trained = int(head.get("context_length")) or int(asked or 0)
-        return min(int(asked or 4096), trained)
+        asked = int((options.num_ctx if options.num_ctx not in (None, 0, -1) else self.default_context) or 0)
+        return min(asked or 4096, int(head.get("context_length")) or asked)
 
     def slots(self, head: Gguf) -> int:
         """Return how many requests a runner serves at once."""
@@ -109,8 +108,7 @@ class Loader:
         argv = self._argv(full, port, head, wish, options, devices)
         self._check_binary(manifest)
         begun = time.monotonic()
-        message = "starting llama-server" if new else "starting runner"
-        self.log.info("start-runner", message, cmd=" ".join(argv))
+        self.log.info("start-runner", f"starting {'llama-server' if new else 'runner'}", cmd=" ".join(argv))
         runner = RunnerProcess(argv, self._environment(devices), port, self.log)
         placed = None if new else self._old_plan(head, wish, devices)
         self._tell_memory(devices, full, placed, head, options)
@@ -123,19 +121,18 @@ class Loader:
 
     def batch(self, options: Options, context: int) -> int:
         """Return how many tokens a runner takes at once."""
-        if self.era.has_llama_server and options.num_batch is None:
-            return 512 if context <= 4096 else 1024 if context <= 32768 else 2048
-        return options.num_batch or 512
+        if options.num_batch is not None or not self.era.has_llama_server or context <= 4096:
+            return options.num_batch or 512
+        return 1024 if context <= 32768 else 2048
 
     def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
-        batch = self.batch(options, context)
         forced = options.num_gpu if options.num_gpu is not None and options.num_gpu >= 0 else None
         old_overhead = 0 if self.era.has_llama_server else environment.number("OLLAMA_GPU_OVERHEAD", 0)
         margin = environment.number("LLAMA_ARG_FIT_TARGET", 1024) if self.era.has_llama_server else 457
         return Wish(
             context=context,
             parallel=self.slots(head),
-            batch=batch,
+            batch=self.batch(options, context),
             kv_type=self.kv_type or "f16",
             layers=forced,
             margin_bytes=margin * MIB + old_overhead,

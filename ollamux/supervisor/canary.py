@@ -28,6 +28,8 @@ from ollamux.system.clock import asleep_s, monotonic, rfc3339, wall
 
 SELF_HELP_S = 10.0
 """A server pings a runner for so long before it gives it up: what another runner answers sooner was a new load."""
+QUIET_S = 1.0
+"""A runner that was at work so short a while ago is only pausing, or waits for its share of a busy processor."""
 _SLOT = "canary"
 
 
@@ -51,7 +53,7 @@ class CanaryWatch:
         self.work: dict[int, _Work] = {}
         self.slept_s = asleep_s()
         self.accused: tuple[str, int, float] | None = None
-        self.passed: tuple[str, float] | None = None
+        self.passed: tuple[str, int, float, float] | None = None
 
 
 class Canaries:
@@ -90,7 +92,7 @@ class Canaries:
         watch.state = rules.looked(watch.state, look)
         self._see_whether_moved(unit, watch)
         self._see_whether_mended(unit, watch, look)
-        if unit.state.phase is not Phase.READY or _SLOT in unit.requests:
+        if unit.state.phase is not Phase.READY or _SLOT in unit.requests or watch.passed is not None:
             return
         chosen = rules.choose(watch.state, spec, look, now)
         model = next((each for each in unit.models if chosen is not None and each.name == chosen.name), None)
@@ -109,12 +111,13 @@ class Canaries:
 
     def _see_whether_moved(self, unit: Unit, watch: CanaryWatch) -> None:
         """Stop asking a model whose runner was replaced by the question."""
-        if watch.passed is None:
+        # An answer of ps may be older than ours, and a runner that is being replaced takes a moment to go.
+        if watch.passed is None or monotonic() - watch.passed[3] < QUIET_S:
             return
-        (name, seconds), watch.passed = watch.passed, None
+        (name, before, seconds, _), watch.passed = watch.passed, None
         model = next((each for each in unit.models if each.name == name), None)
         pid = None if model is None else self._checks.runner_of(unit, model)
-        watch.state, unfit = rules.moved(watch.state, name, pid, quickly=seconds < SELF_HELP_S)
+        watch.state, unfit = rules.moved(watch.state, name, before, pid, quickly=seconds < SELF_HELP_S)
         if unfit:
             self._core.note(
                 unit,
@@ -207,7 +210,7 @@ class Canaries:
         missed = known is not None and (known.misses > 0 or known.remedied)
         watch.state, remedy = rules.answered(watch.state, spec, name, answer, now=monotonic())
         if answer is Answer.TOKEN:
-            watch.passed = (name, seconds)
+            watch.passed = (name, pid, seconds, monotonic())
             if missed:
                 self._core.note(unit, f"the canary got a token from {shown} again ({format_duration(seconds)})")
         elif answer is Answer.UNFIT:
@@ -259,7 +262,8 @@ def _at_work(before: _Work | None, effort: Effort, now: float) -> _Work:
     if before is None:
         return _Work(effort, now, active_at=now, computes=True)
     busy = rules.computes(before.effort, effort, now - before.at, ticks_per_s=procs.CLOCK_TICKS)
-    return _Work(effort, now, active_at=now if busy else before.active_at, computes=busy)
+    active_at = now if busy else before.active_at
+    return _Work(effort, now, active_at=active_at, computes=active_at is not None and now - active_at < QUIET_S)
 
 
 def _judge(answer: http.Answer, timeout_s: float, pid: int, before: Effort) -> Told:

@@ -123,7 +123,7 @@ def test_what_was_remedied_is_remembered_until_it_is_loaded_again() -> None:
 def test_a_model_that_vanishes_while_it_is_asked_is_still_compared_afterwards() -> None:
     state = rules.looked(rules.sent(fresh(), SPEC, FIT, 0.0), look())
     state, _ = rules.answered(state, SPEC, "m", Answer.TOKEN, now=1.0)
-    assert rules.moved(rules.looked(state, look(replace(FIT, pid=8))), "m", 8, quickly=True)[1]
+    assert rules.moved(rules.looked(state, look(replace(FIT, pid=8))), "m", 7, 8, quickly=True)[1]
 
 
 def test_traffic_of_others_refutes_a_miss() -> None:
@@ -156,21 +156,21 @@ def test_a_model_that_cannot_be_asked_is_not_asked_again() -> None:
 
 def test_a_runner_that_was_replaced_by_the_question_is_left_alone() -> None:
     state, _ = asked(fresh(), Answer.TOKEN, 0.0)
-    assert rules.moved(state, "m", 7, quickly=True) == (state, False)
-    assert rules.moved(state, "m", None, quickly=True) == (state, False)
-    left, told = rules.moved(state, "m", 8, quickly=True)
+    assert rules.moved(state, "m", 7, 7, quickly=True) == (state, False)
+    assert rules.moved(state, "m", 7, None, quickly=True) == (state, False)
+    left, told = rules.moved(state, "m", 7, 8, quickly=True)
     assert told
     assert rules.choose(left, SPEC, look(FIT), 1000.0) is None
 
 
 def test_a_server_that_helped_itself_is_borne_once() -> None:
     state, _ = asked(fresh(), Answer.TOKEN, 0.0)
-    state, told = rules.moved(state, "m", 8, quickly=False)
+    state, told = rules.moved(state, "m", 7, 8, quickly=False)
     assert not told
     state, _ = asked(state, Answer.TOKEN, 300.0, replace(FIT, pid=8))
-    assert rules.moved(state, "m", 8, quickly=False)[1] is False
-    again, _ = asked(rules.moved(state, "m", 9, quickly=False)[0], Answer.TOKEN, 600.0, replace(FIT, pid=9))
-    assert rules.moved(again, "m", 10, quickly=False)[1] is True
+    assert rules.moved(state, "m", 8, 8, quickly=False)[1] is False
+    again, _ = asked(rules.moved(state, "m", 8, 9, quickly=False)[0], Answer.TOKEN, 600.0, replace(FIT, pid=9))
+    assert rules.moved(again, "m", 9, 10, quickly=False)[1] is True
 
 
 def test_after_a_suspend_a_round_is_left_out_and_misses_are_forgotten() -> None:

@@ -17,7 +17,7 @@ from test_health import overdue
 from ollamux.system.clock import rfc3339, wall
 
 KEPT = "2319-01-01T00:00:00Z"
-CANARY = {"models": ["m"], "interval": "300ms", "timeout": "300ms", "per_hour": 3600, "failures": 2}
+CANARY = {"models": ["m"], "interval": "300ms", "timeout": "20s", "per_hour": 3600, "failures": 2}
 UNFIT = "alone from now on"
 HEALTH = {"unhealthy_timeout": "2s"}
 
@@ -167,7 +167,7 @@ def test_served_by_another_model_proves_nothing(box: Box) -> None:
 
 
 FAILURES = {
-    "no token": ("hang-generate", "1", "no token from m:latest in 0.3 s"),
+    "no token": ("hang-generate", "1", "no token from m:latest in 3 s"),
     "an error": ("generate", '500 {"error":"CUDA error"}', "status 500 from m:latest: CUDA error"),
     "an error with 200": ("generate", '200 {"error":"CUDA error"}', "an error from m:latest: CUDA error"),
     "nothing": (
@@ -182,7 +182,7 @@ FAILURES = {
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_failing_model_has_its_runner_ended_alone_and_is_asked_again(box: Box, how: str) -> None:
     knob, text, told = FAILURES[how]
-    loaded(box, interval="500ms")
+    loaded(box, interval="500ms", timeout="3s")
     box.set("a", "runner-again")
     box.set("a", knob, text)
     box.up()
@@ -201,7 +201,7 @@ def test_a_failing_model_has_its_runner_ended_alone_and_is_asked_again(box: Box,
 
 
 def test_what_a_new_runner_does_not_mend_a_restart_may(box: Box) -> None:
-    loaded(box)
+    loaded(box, timeout="500ms")
     box.set("a", "runner-again")
     box.set("a", "hang-generate")
     box.up()

@@ -72,7 +72,7 @@ def test_it_changes_nothing_about_what_is_loaded(box: Box, model: str, how: str,
 
 @pytest.mark.parametrize("option", ["num_thread", "num_batch"])
 def test_options_of_a_runner_are_seen_or_it_is_left_alone(box: Box, model: str, option: str) -> None:
-    options = {"options": {option: {"num_thread": 1, "num_batch": 64}[option]}}
+    options = {"options": {option: {"num_thread": 2, "num_batch": 64}[option]}}
     box.configure({"a": {}}, health=QUICK, canary=CANARY, context_length=2048)
     box.up()
     generate(box.ports["a"], **options, **KEPT)
