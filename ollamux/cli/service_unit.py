@@ -91,10 +91,19 @@ def _unit(plan: UnitPlan) -> list[str]:
 
 
 def _service(plan: UnitPlan) -> list[str]:
-    lines = ["Type=notify", f"ExecStart={exec_line([*plan.command, 'up', '--config', plan.config])}"]
+    lines = [
+        "Type=notify",
+        f"ExecStart={exec_line([*plan.command, 'up', '--config', plan.config])}",
+        # Not waited for: a restart may load gigabytes, and systemd gives a reload 90 s.
+        f"ExecReload={exec_line([*plan.command, 'reload', '--no-wait', '-q'])}",
+    ]
+    if plan.on_death is OnDeath.KEEP:
+        # With "-": there is nobody to ask when the supervisor has ended by itself, or by `ollamux down`.
+        lines.append(f"ExecStop=-{exec_line([*plan.command, 'down', '-q'])}")
     if plan.run_as is not None:
         lines.append(f"User={plan.run_as}")
     lines += [f"Environment={quoted(f'{name}={value}')}" for name, value in plan.environment]
+    lines += _runtime_directory(plan)
     lines += ["Restart=on-failure", "RestartSec=2"]
     if plan.systemd is not None and plan.systemd >= _FIRST_WITH_STEPS:
         lines += ["RestartSteps=5", "RestartMaxDelaySec=60"]
@@ -113,6 +122,16 @@ def _service(plan: UnitPlan) -> list[str]:
     if plan.umask is not None:
         lines.append(f"UMask={plan.umask:04o}")
     return [*lines, "SyslogIdentifier=ollamux"]
+
+
+def _runtime_directory(plan: UnitPlan) -> list[str]:
+    """Return what makes the folder of the control socket, unless the user has one of his own."""
+    if any(name == "OLLAMUX_RUNTIME_DIR" for name, _ in plan.environment):
+        return []
+    # A user's own is where every command looks first; the machine's is found through the folder of state.
+    where = [] if plan.run_as is None else ["Environment=OLLAMUX_RUNTIME_DIR=%t/ollamux"]
+    # Preserved: commands that wait for the next supervisor find it where the last one was.
+    return [*where, "RuntimeDirectory=ollamux", "RuntimeDirectoryMode=0700", "RuntimeDirectoryPreserve=yes"]
 
 
 def _install(plan: UnitPlan) -> list[str]:

@@ -76,7 +76,11 @@ def test_R80_R81_R83_the_unit_of_each_policy() -> None:
     keep, stop = (settings(unit_text(plan(on_death=policy))) for policy in (OnDeath.KEEP, OnDeath.STOP))
 
     assert (keep["KillMode"], stop["KillMode"]) == ("process", "mixed")
+    assert keep["ExecStop"].startswith("-/") and keep["ExecStop"].endswith(" down -q")
+    assert "ExecStop" not in stop
     for unit in (keep, stop):
+        assert unit["ExecReload"].endswith(" reload --no-wait -q")
+        assert (unit["RuntimeDirectory"], unit["RuntimeDirectoryPreserve"]) == ("ollamux", "yes")
         assert unit["Type"] == "notify"
         assert unit["Restart"] == "on-failure"
         assert unit["OOMPolicy"] == "continue"
@@ -92,6 +96,7 @@ def test_the_unit_of_a_system_service_names_its_user_and_leaves_the_umask_to_the
     unit = settings(unit_text(plan(run_as="alice", umask=None)))
 
     assert (unit["User"], unit["WantedBy"]) == ("alice", "multi-user.target")
+    assert "OLLAMUX_RUNTIME_DIR=%t/ollamux" in unit_text(plan(run_as="alice", umask=None))
     assert "nvidia-persistenced.service" in unit["After"]
     assert "UMask" not in unit
 

@@ -262,3 +262,15 @@ def test_a_changed_configuration_changes_the_unit_and_says_how_it_is_taken(box: 
     assert done.returncode == 0, done.stderr
     assert "systemctl --user restart ollamux" in done.stdout
     assert manager.told("KillMode") == "mixed"
+
+
+def test_R47_a_reload_by_systemctl_applies_what_changed(box: Box, manager: UserManager) -> None:
+    install(box, manager)
+    box.wait_ready()
+    before = box.instance("a")["pid"]
+    box.config(instances={"a": {}, "b": {"context_length": 4096}})
+
+    manager.tell("reload", "ollamux")
+
+    box.wait_started("b", 2)
+    assert box.instance("a")["pid"] == before
