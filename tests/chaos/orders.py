@@ -6,6 +6,7 @@ import json
 import subprocess
 from typing import Any
 
+from tests.chaos.asking import EXTRA
 from tests.chaos.faults import FAULTS, fault
 from tests.chaos.ground import COMMAND, Ground
 from tests.chaos.intents import DOWN, UP
@@ -16,7 +17,7 @@ from tests.chaos.world import World
 PATIENCE = ("--timeout", "15s")
 COMMANDS = (
     *("restart", "restart-all", "restart-rolling", "restart-if-unhealthy", "stop", "start", "status-json"),
-    *("up-ensure", "down-up"),
+    *("up-ensure", "upgrade", "down-up"),
 )
 
 
@@ -77,6 +78,8 @@ def _run(world: World, kind: str, step: Step) -> None:
         code = 0 if code == 6 else code
     elif kind == "up-ensure":
         code = world.up("--ensure", "-q", *PATIENCE)
+    elif kind == "upgrade":
+        code = ask("upgrade", "-q", *PATIENCE)
     else:
         code = _down_up(world, step)
     if code == 0:
@@ -131,10 +134,10 @@ def _reload(world: World, step: Step) -> None:
     elif what == "change-key":
         name = world.name(step.instance)
         wanted[name] = wanted[name] | {"context_length": 2048 + step.instance}
-    elif what == "add" or "extra" not in wanted:
-        wanted["extra"] = {}
+    elif what == "add" or EXTRA not in wanted:
+        wanted[EXTRA] = {}
     else:
-        del wanted["extra"]
+        del wanted[EXTRA]
     world.reconfigure(wanted)
     if world.asking.run("reload", *PATIENCE) == 0:
         world.hit(step.kind, what)
