@@ -45,11 +45,15 @@ SECTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """A piece of the program without which a test of the entry has to fail."""
+    """A piece of the program without which a test of the entry has to fail.
+
+    `alone`: without it the program might signal anybody, and it is run only where it sees no processes but its own.
+    """
 
     file: str
     old: str
     new: str
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
