@@ -152,9 +152,9 @@ class Effects:
         self._core.dispatch(unit, event)
 
     def _words(self, unit: Unit) -> str | None:
-        from ollamux.ollama.words import last_words  # not needed until something dies
-
         try:
+            with spare():
+                from ollamux.ollama.words import last_words  # not needed until something dies
             tail = logfile.tail(unit.log_path, _TAIL_BYTES, since=unit.log_start)
         except OSError:
             return None

@@ -54,11 +54,14 @@ class Gpus:
 
     def begin(self) -> None:
         """Ask for the first list. What starts the helper is imported only now: instances come first."""
-        from pathlib import Path
+        try:
+            from pathlib import Path
 
-        from ollamux.gpu.client import GpuReader
-        from ollamux.gpu.spawn import helper_spawn
-
+            from ollamux.gpu.client import GpuReader
+            from ollamux.gpu.spawn import helper_spawn
+        except OSError:  # no descriptor left to read them with
+            self._core.loop.call_later(SAMPLE_INTERVAL_S, self.begin)
+            return
         self._reader = GpuReader()
         self._reader.start(helper_spawn(self._source, None if self._box is None else Path(self._box)))
         self._ask(self._reader)

@@ -14,7 +14,7 @@ from ollamux.protocol.client import PROTOCOL
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.unit import Unit
-from ollamux.supervisor.waiters import Judge, Outcome, Waiters, ready_outcome, stopped_outcome
+from ollamux.supervisor.waiters import SUPERSEDED, Judge, Outcome, Waiters, ready_outcome, stopped_outcome
 from ollamux.system.clock import monotonic
 
 DEFAULT_TIMEOUT_S = 300.0
@@ -68,8 +68,12 @@ class Settling:
         )
 
     def roll(self, client: Client, request: dict[str, Any], units: list[Unit]) -> None:
-        """Restart one after the other, the next only when the last is ready."""
-        self._roll(client, units, [], timeout_s=timeout_of(request))
+        """Restart one after the other, the next only when the last is ready.
+
+        The first that fails ends it. One that is stopped before its turn comes, or in it, stays so, and is no failure.
+        """
+        running = [unit.name for unit in units if unit.wanted]
+        self._roll(client, units, [], timeout_s=timeout_of(request), running=running)
 
     def _roll(
         self,
@@ -78,22 +82,32 @@ class Settling:
         ended: list[Outcome],
         *,
         timeout_s: float,
+        running: list[str],
         asked: tuple[dict[str, int], float] | None = None,
     ) -> None:
-        """Go on with the first of those that are left; `asked` says that it was asked already, and until when."""
-        if not left or (ended and ended[-1].exit is not Exit.OK):
+        """Go on with the first of those that are left; `asked` says that it was asked already, and until when.
+
+        `running` are those that were meant to run when it began.
+        """
+        while left and asked is None and left[0].name in running and not left[0].wanted:
+            ended = [*ended, Outcome(left[0].name, Exit.REFUSED, SUPERSEDED)]
+            left = left[1:]
+        if not left or (ended and ended[-1].exit not in (Exit.OK, Exit.REFUSED)):
             untouched = [Outcome(unit.name, Exit.REFUSED, "not restarted: an earlier one failed") for unit in left]
             _report(client, [*ended, *untouched])
             return
         before, until = asked or ({left[0].name: self._restart(left[0])}, monotonic() + timeout_s)
         names, told = [unit.name for unit in left], [(one.name, int(one.exit), one.words) for one in ended]
-        client.waits = {"roll": names, "ended": told, "before": before, "timeout": timeout_s, "until": until}
+        times = {"timeout": timeout_s, "until": until}
+        client.waits = {"roll": names, "ended": told, "running": running, "before": before, **times}
         client.on_gone = self._waiters.wait(
             before,
             ready_outcome,
             timeout_s=timeout_s,
             until=until,
-            done=lambda outcomes: self._roll(client, left[1:], [*ended, *outcomes], timeout_s=timeout_s),
+            done=lambda outcomes: self._roll(
+                client, left[1:], [*ended, *outcomes], timeout_s=timeout_s, running=running
+            ),
         )
 
     def go_on(self, client: Client, waits: dict[str, Any]) -> None:
@@ -103,7 +117,7 @@ class Settling:
         if "roll" in waits:
             left = [units[name] for name in waits["roll"] if name in units]
             ended = [Outcome(name, Exit(code), words) for name, code, words in waits["ended"]]
-            self._roll(client, left, ended, timeout_s=times[0], asked=(before, times[1]))
+            self._roll(client, left, ended, timeout_s=times[0], running=waits["running"], asked=(before, times[1]))
         else:
             stopping = tuple(waits["stopping"])
             self._settle(client, before, waits["for"], stopping, timeout_s=times[0], until=times[1])

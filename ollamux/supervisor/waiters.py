@@ -16,6 +16,8 @@ from ollamux.supervisor.core import Core, url
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import is_passing, reason_of
 
+SUPERSEDED = "superseded: it was stopped meanwhile"
+
 
 class Outcome(NamedTuple):
     """What became of one instance."""
@@ -37,7 +39,7 @@ def ready_outcome(unit: Unit, after_gen: int) -> Outcome | None:
             return Outcome(unit.name, Exit.DEGRADED, f"ready at {url(unit)}, but degraded: {reason_of(unit)}")
         return Outcome(unit.name, Exit.OK, f"ready at {url(unit)}")
     if not unit.wanted:
-        return Outcome(unit.name, Exit.REFUSED, "superseded: it was stopped meanwhile")
+        return Outcome(unit.name, Exit.REFUSED, SUPERSEDED)
     if state.phase is Phase.FAILED:
         return Outcome(unit.name, Exit.DEGRADED, f"failed: {state.reason}")
     if state.phase is Phase.WAITING and not is_passing(state.resource):

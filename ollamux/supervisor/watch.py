@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ollamux.supervisor.upgrade import Upgrade
 
 LEISURE_S = 0.5
+LOAD_AGAIN_S = 5.0
 
 
 def _name_width(fleet: FleetSpec) -> int:
@@ -182,7 +183,13 @@ class Watch:
         self.upkeep = Upkeep(
             self._core, self._server, self.observer, self._memory, config=self._launch.config, source=self._source
         )
-        leisure.load(simulated=self._launch.box is not None)
+        self._load_the_rest()
+
+    def _load_the_rest(self) -> None:
+        try:
+            leisure.load(simulated=self._launch.box is not None)
+        except OSError:  # no descriptor left, or a disk that does not answer: what is there goes on
+            self._core.loop.call_later(LOAD_AGAIN_S, self._load_the_rest)
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""

@@ -100,6 +100,25 @@ def test_R12_the_caller_of_a_restart_hears_that_it_failed_and_why(box: Box) -> N
     assert box.instance("b")["phase"] == "READY"
 
 
+def test_R10_a_stop_before_its_turn_comes_is_not_undone_by_a_rolling_restart(box: Box) -> None:
+    box.config("a", "b", "c")
+    box.up()
+    gate = box.root / "gate"
+    box.set("a", "term-gate", gate)
+    rolling = box.send({"cmd": "restart", "all": True, "rolling": True})
+    box.wait_phase("a", "STOPPING")
+    assert box.ask("stop", names=["b"])["exit"] == 0
+    box.clear("a", "term-gate")
+    gate.touch()
+
+    answer = answer_on(rolling)
+
+    assert [(one["name"], one["exit"]) for one in answer["outcomes"]] == [("a", 0), ("b", 7), ("c", 0)]
+    assert "superseded" in answer["outcomes"][1]["words"]
+    assert [len(box.starts(name)) for name in "abc"] == [2, 1, 2]
+    assert box.instance("b")["phase"] == "STOPPED"
+
+
 def test_a_rolling_restart_stops_at_the_first_that_fails(box: Box) -> None:
     box.config("a", "b", "c", restart={"failure_limit": 1})
     box.up()
