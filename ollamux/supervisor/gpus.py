@@ -57,6 +57,7 @@ class Gpus:
         try:
             from pathlib import Path
 
+            import ollamux.gpu.allocation  # noqa: F401 - needed for each answer, and then it must be there
             from ollamux.gpu.client import GpuReader
             from ollamux.gpu.spawn import helper_spawn
         except OSError:  # no descriptor left to read them with

@@ -223,9 +223,9 @@ class World:
     def reconfigure(self, instances: dict[str, dict[str, Any]]) -> None:
         """Write another configuration; what is new in it is wanted."""
         self.ground.configure(instances, on_death=self.on_death)
+        fresh = frozenset(instances) - frozenset(self.instances)
         self.instances = instances
-        fresh = frozenset(instances) - self.intents.names
-        self.intents.names |= fresh
+        self.intents.names = frozenset(instances)
         if fresh:
             self.intents.ask(UP, fresh, "added to the configuration")
 

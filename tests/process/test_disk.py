@@ -272,6 +272,23 @@ def test_R50_a_full_disk_under_the_state_harms_no_server(box: Box) -> None:
         wait_for(lambda: not box.socket_path.exists())
 
 
+@pytest.mark.parametrize("words", [("-d",), ("--ensure", "-q")])
+def test_R50_a_supervisor_starts_on_a_full_disk(box: Box, words: tuple[str, ...]) -> None:
+    with small_disk(box.state):
+        box.config("a")
+        box.up().kill()
+        (box.state / "lock").unlink()  # it is made anew, and nothing can be written into it
+        fill(box.state)
+
+        done = box.ollamux("up", *words, "--config", str(box.config_path))
+
+        assert done.returncode == 0, done.stderr
+        assert "No space left" not in done.stderr
+        assert box.instance("a")["phase"] == "READY"
+        box.ask("down")
+        wait_for(lambda: not box.socket_path.exists())
+
+
 def test_R19_without_descriptors_left_the_supervisor_goes_on_and_recovers(box: Box) -> None:
     box.config("a", "b")
     supervisor = box.up(haste={"ollamux.supervisor.server.ACCEPT_AGAIN_S": 0.1})
