@@ -16,6 +16,7 @@ from types import FrameType
 from ollamux.system.clock import monotonic
 
 Callback = Callable[[], None]
+_TIDY_FROM = 128
 
 
 class Timer:
@@ -41,6 +42,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._soon: list[Callback] = []
         self._count = 0
+        self._tidy_at = _TIDY_FROM
         self._stopped = False
         self._on_error = on_error
         self._signals: dict[int, Callback] = {}
@@ -51,7 +53,15 @@ class Loop:
         timer = Timer(at, callback)
         self._count += 1
         heapq.heappush(self._timers, (at, self._count, timer))
+        if len(self._timers) >= self._tidy_at:
+            self._tidy()
         return timer
+
+    def _tidy(self) -> None:
+        """Let go of what was cancelled, each time the number of timers has doubled: else it stays until it is due."""
+        self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._tidy_at = max(_TIDY_FROM, 2 * len(self._timers))
 
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         """Plan a call."""

@@ -16,7 +16,7 @@ LIGHT = Path(__file__).with_name("light_ollama.py")
 NAMES = [f"i{number}" for number in range(20)]
 WARM_UP, ROUNDS = 5, 25
 MOST_GROWTH_BYTES = 1 << 20
-"""Of 500 restarts, 2 KiB each: timers that were cancelled are kept until they would have been due."""
+"""Of 500 restarts, 2 KiB each; allocators keep pages that hold anything at all."""
 
 
 class Counts(NamedTuple):
