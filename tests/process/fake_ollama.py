@@ -14,7 +14,7 @@ The answers:    STREAM_PIECES=count (of what /api/chat streams)
                 · KILL_RUNNER_ON_GENERATE · ASKED=path (one line for each question)
 The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all the time) · KILL_SESSION
 Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
-                · RUNNER_AGAIN (one that was killed is replaced); on SIGUSR1 one begins to compute, or stops
+                · RUNNER_AGAIN (one that was killed is replaced); on SIGUSR1 one begins to compute, on SIGUSR2 it stops
 Whatever the knobs say, a server that is started while another one, or a runner of it, is there leaves a file `overlap`.
 Its log:        FLOOD=bytes at the start · FLOOD_LINES=lines per answer · FLOOD_NOW=bytes, in lines, from now on
 """
@@ -137,16 +137,12 @@ def start_runners():
 
 def run_as_runner():
     busy = bool(knob("RUNNER_BUSY"))
-
-    def toggle(number, frame):
-        nonlocal busy
-        busy = not busy
-
-    signal.signal(signal.SIGUSR1, toggle)
+    orders = {signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, orders)
     while True:
-        while busy:
+        while busy and not orders & signal.sigpending():
             sum(range(1000))
-        signal.pause()
+        busy = signal.sigwait(orders) == signal.SIGUSR1
 
 
 def replace_runners():

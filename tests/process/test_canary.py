@@ -145,7 +145,7 @@ def test_while_others_are_served_nothing_is_asked(box: Box) -> None:
         os.kill(runner, signal.SIGUSR1)  # it computes a little while it serves
         looks(box, 2)
         assert use(box) == 200
-        os.kill(runner, signal.SIGUSR1)
+        os.kill(runner, signal.SIGUSR2)
         last = time.monotonic()
         looks(box, 1)
     of_others = len(questions(box))

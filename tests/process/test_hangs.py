@@ -31,7 +31,7 @@ def test_a_load_that_works_is_left_alone_however_long_it_takes_and_one_that_hang
     assert alive(runner)
     assert box.changes("a") == ["STARTING", "READY"]
 
-    os.kill(runner, signal.SIGUSR1)  # from now on it does nothing any more
+    os.kill(runner, signal.SIGUSR2)  # from now on it does nothing any more
 
     wait_for(lambda: process_state(runner) in (None, "Z"), "the runner is ended")
     told = next(reason for reason in box.reasons() if "the load of" in reason)
