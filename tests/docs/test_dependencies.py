@@ -6,7 +6,11 @@ import ast
 import re
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = {
@@ -44,3 +48,37 @@ def test_S20_the_dependencies_are_these_few_each_with_a_lower_bound() -> None:
 def test_S20_what_is_imported_is_declared_and_nothing_else() -> None:
     # pynvml may be missing and is imported by its name in a string: ollamux.gpu.nvml.
     assert {OF_A_DEPENDENCY.get(name, name) for name in imported()} | {"pynvml"} == set(MODULES.values())
+
+
+def locked() -> dict[str, tuple[str, int]]:
+    """Return the version and the number of hashes of each package in the lock file."""
+    text = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    found = {}
+    for line in lines:
+        name, version = re.match(r"([a-z0-9-]+)==(\S+)", line).groups()  # type: ignore[union-attr]
+        found[name] = (version, len(re.findall(r"--hash=sha256:[0-9a-f]{64}\b", line)))
+    return found
+
+
+def needed(name: str, found: set[str]) -> set[str]:
+    """Return a package as it is installed here, with all that it needs in turn."""
+    if name not in found:
+        found.add(name)
+        for text in metadata.requires(name) or []:
+            requirement = Requirement(text)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                needed(canonicalize_name(requirement.name), found)
+    return found
+
+
+def test_S20_the_lock_file_has_every_package_with_a_version_that_fits_and_its_hashes() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lock, closure = locked(), set[str]()
+    for text in project["dependencies"]:
+        requirement = Requirement(text)
+        version, _ = lock[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), text
+        needed(canonicalize_name(requirement.name), closure)
+    assert set(lock) >= closure
+    assert all(hashes for _, hashes in lock.values())
