@@ -16,6 +16,8 @@ SETTLE_BOUND_S = 60.0
 WRITTEN_BOUND_S = 10.0
 SLACK = 2
 """Descriptors that may be more than before: a question under way, the helper's connection."""
+LONGEST_QUESTION_S = 25.0
+"""A server that hung may keep a question of the supervisor open so long, and with it a descriptor."""
 
 
 class Quiet:
@@ -141,12 +143,18 @@ class Quiet:
         if pid is None:
             return
         wanted = sum(want == UP for want in certain(world).values())
-        level = (self._fewest_descriptors(pid) - wanted, len(os.listdir(f"/proc/{pid}/task")))
+        level = self._level(pid, wanted)
         first = self._levels.setdefault(pid, level)
+        until = time.monotonic() + LONGEST_QUESTION_S
+        while level[0] > first[0] + SLACK and time.monotonic() < until:
+            level = self._level(pid, wanted)
         if level[0] > first[0] + SLACK or level[1] > first[1]:
             held = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd") if name != "0"]
             text = f"the supervisor had {first} descriptors and threads and now has {level}: {sorted(held)}"
             world.report(Violation("I6", text))
+
+    def _level(self, pid: int, wanted: int) -> tuple[int, int]:
+        return self._fewest_descriptors(pid) - wanted, len(os.listdir(f"/proc/{pid}/task"))
 
     def _fewest_descriptors(self, pid: int) -> int:
         fewest = 1 << 20
