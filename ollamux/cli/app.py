@@ -9,9 +9,10 @@ import typer
 
 from ollamux import __version__
 from ollamux.cli import screen
+from ollamux.cli.config_words import config_app
 from ollamux.cli.offers import Plain, fault_names, instance_names, view_names
 from ollamux.cli.service_words import service_app
-from ollamux.cli.words_shared import EXIT_CODES, Config
+from ollamux.cli.words_shared import EXIT_CODES, Config, Quiet
 
 app = typer.Typer(
     name="ollamux",
@@ -22,12 +23,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-config_app = typer.Typer(help="Look at the configuration: check, show, path, schema.", rich_markup_mode=None)
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 app.add_typer(service_app, name="service", epilog=EXIT_CODES)
 
 Simulated = Annotated[bool, typer.Option("--simulated", help="Mean the simulation, not the real thing.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on success; for cron.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to the question.")]
 
@@ -66,46 +65,6 @@ def init(
     from ollamux.cli.configuration import init
 
     return init(config, force=force, stdout=stdout)
-
-
-@config_app.command("check", epilog=EXIT_CODES)
-def config_check(
-    file: Annotated[str | None, typer.Argument(metavar="[FILE]", help="The file to judge.")] = None,
-    config: Config = None,
-    here: Annotated[bool, typer.Option("--here", help="Also require its GPUs and programs on this machine.")] = False,
-    quiet: Quiet = False,
-) -> int:
-    """Say every problem of a configuration file at once."""
-    from ollamux.cli.configuration import check
-
-    return check(file or config, here=here, quiet=quiet)
-
-
-@config_app.command("show", epilog=EXIT_CODES)
-def config_show(
-    config: Config = None,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show secrets too.")] = False,
-) -> int:
-    """Print the configuration in force: every default filled in, GPUs as UUIDs."""
-    from ollamux.cli.configuration import show
-
-    return show(config, reveal=reveal)
-
-
-@config_app.command("path", epilog=EXIT_CODES)
-def config_path(config: Config = None) -> int:
-    """Say which file is used, and where else one was looked for."""
-    from ollamux.cli.configuration import path
-
-    return path(config)
-
-
-@config_app.command("schema", epilog=EXIT_CODES)
-def config_schema() -> int:
-    """Print the JSON Schema of the file, with which editors complete and check it."""
-    from ollamux.cli.configuration import schema
-
-    return schema()
 
 
 @app.command(epilog=EXIT_CODES)

@@ -93,7 +93,7 @@ def _warnings_here(fleet: FleetSpec) -> tuple[str, ...]:
 
 def _missing_here(fleet: FleetSpec) -> list[str]:
     from ollamux.cli.hardware import read_gpus
-    from ollamux.supervisor.boot import check_programs
+    from ollamux.supervisor.programs import check_programs
 
     inventory = read_gpus()
     found = []

@@ -15,7 +15,8 @@ from ollamux.config.load import parse
 from ollamux.config.source import first_open_port, foreign_writer, read_source
 from ollamux.domain.errors import DeniedError, NotFoundError, RefusedError
 from ollamux.domain.text import safe_text
-from ollamux.supervisor.boot import check_programs, longest_stop_s
+from ollamux.supervisor.boot import longest_stop_s
+from ollamux.supervisor.programs import check_programs
 
 __all__ = ["UnitPlan", "account", "make_plan", "own_command"]
 

@@ -15,8 +15,8 @@ from ollamux.cli.words import find, seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
-from ollamux.supervisor.boot import check_programs
 from ollamux.supervisor.forewarn import forewarnings
+from ollamux.supervisor.programs import check_programs
 from ollamux.system.files import private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 

@@ -13,3 +13,4 @@ EXIT_CODES = (
 )
 
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="The configuration file.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing on success; for cron.")]

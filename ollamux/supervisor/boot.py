@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ollamux.domain import events as ev
-from ollamux.domain.errors import Exit, OllamuxError, RefusedError
+from ollamux.domain.errors import Exit, RefusedError
 from ollamux.domain.phases import Phase
 from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
@@ -22,11 +22,12 @@ from ollamux.supervisor.core import Core
 from ollamux.supervisor.effects import Effects
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.journal import Journal
+from ollamux.supervisor.programs import check_programs, launcher_for
 from ollamux.supervisor.recovery import Memory, recover
 from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.settle import settle_process
-from ollamux.supervisor.starter import Starter, launcher_for
+from ollamux.supervisor.starter import Starter
 from ollamux.system import child
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, sweep_drafts, write_atomic
@@ -61,22 +62,6 @@ class Launch:
     plain_output: int | None = None
     unicode: bool = True
     manager: ManagerEnv = NO_MANAGER
-
-
-def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
-    """Return the program of every enabled instance, or refuse to start anything without one of them."""
-    from ollamux.ollama.binary import find_ollama
-
-    found: dict[str, str] = {}
-    for spec in fleet.instances:
-        if spec.enabled and spec.ollama not in found:
-            try:
-                found[spec.ollama] = find_ollama(spec.ollama, env)
-            except OllamuxError as error:
-                message = f"instance {spec.name}: {error.message}"
-                raise OllamuxError(message, hint=error.hint, exit_code=Exit.NOT_FOUND) from None
-    launcher_for(fleet.supervisor.on_death, env)
-    return found
 
 
 def supervise(launch: Launch, handed: Handover | None = None) -> int:

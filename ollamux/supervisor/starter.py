@@ -17,6 +17,7 @@ from ollamux.ollama.binary import find_ollama
 from ollamux.ollama.env import child_env, expand
 from ollamux.ollama.version import Version, parse_version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
+from ollamux.supervisor.programs import launcher_for
 from ollamux.supervisor.unit import Unit
 from ollamux.system import child, follow, logfile, ports
 from ollamux.system.clock import monotonic
@@ -213,17 +214,6 @@ def store_problem(store: str) -> str | None:
     if not os.path.isdir(parent):
         return f"cannot be made: {parent} is not a folder"
     return None if os.access(parent, os.W_OK | os.X_OK) else f"cannot be made: {parent} is not writable"
-
-
-def launcher_for(on_death: OnDeath, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what stands before `ollama serve` so that it ends with the supervisor, where that is wanted.
-
-    Raises NotFoundError where setpriv(1), of util-linux, is missing.
-    """
-    if on_death is OnDeath.KEEP:
-        return ()
-    # SIGTERM, not SIGKILL: only then does the server take its runners with it.
-    return (find_ollama("setpriv", env), "--pdeathsig", "TERM", "--")
 
 
 def _identity(path: str) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ollamux.domain.spec import FleetSpec
 from ollamux.supervisor import carried, leisure
 from ollamux.supervisor.boot import Launch
 from ollamux.supervisor.carried import Handover
-from ollamux.supervisor.starter import launcher_for
+from ollamux.supervisor.programs import launcher_for
 from ollamux.supervisor.upgrade import ANSWER
 from ollamux.system.notify_socket import ManagerEnv
 from ollamux.system.places import state_dir

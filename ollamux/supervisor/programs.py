@@ -1,0 +1,34 @@
+"""Which programs a configuration needs, and whether they are there. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ollamux.domain.errors import Exit, OllamuxError
+from ollamux.domain.spec import FleetSpec, OnDeath
+from ollamux.ollama.binary import find_ollama
+
+
+def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
+    """Return the program of every enabled instance, or refuse to start anything without one of them."""
+    found: dict[str, str] = {}
+    for spec in fleet.instances:
+        if spec.enabled and spec.ollama not in found:
+            try:
+                found[spec.ollama] = find_ollama(spec.ollama, env)
+            except OllamuxError as error:
+                message = f"instance {spec.name}: {error.message}"
+                raise OllamuxError(message, hint=error.hint, exit_code=Exit.NOT_FOUND) from None
+    launcher_for(fleet.supervisor.on_death, env)
+    return found
+
+
+def launcher_for(on_death: OnDeath, env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what stands before `ollama serve` so that it ends with the supervisor, where that is wanted.
+
+    Raises NotFoundError where setpriv(1), of util-linux, is missing.
+    """
+    if on_death is OnDeath.KEEP:
+        return ()
+    # SIGTERM, not SIGKILL: only then does the server take its runners with it.
+    return (find_ollama("setpriv", env), "--pdeathsig", "TERM", "--")
