@@ -51,7 +51,10 @@ class Preload:
             self._begin(unit, new)
         for name in set(before) - set(unit.spec.preload):
             unit.preload_failed.pop(name, None)
-            if any(same_model(name, model.name) and model.expires_at is None for model in unit.models):
+            keeps_all = unit.spec.keep_alive_s is not None and unit.spec.keep_alive_s < 0
+            if not keeps_all and any(
+                same_model(name, model.name) and model.expires_at is None for model in unit.models
+            ):
                 self._unpin(unit, name)
 
     def _unpin(self, unit: Unit, name: str) -> None:

@@ -150,7 +150,10 @@ class Reload:
         core.free(CLASH)
         core.free_slots()
         for listener in self.applied:
-            listener(plan, old)
+            try:
+                listener(plan, old)
+            except Exception as error:  # noqa: BLE001 - it holds already: whoever asked must be answered all the same
+                core.report_bug(error)
         self._service.ready()
         return started, stopped
 

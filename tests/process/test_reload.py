@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -414,6 +415,35 @@ def test_whom_to_notify_holds_at_once(box: Box) -> None:
     box.set("a", "exit-now", 3)
     wait_for(lambda: told.exists() and "FAILED" in told.read_text(), "it is told")
     assert len(box.starts("a")) == 1
+
+
+def asked(box: Box) -> list[dict[str, Any]]:
+    """Return the loads and releases that the server was asked for."""
+    path = box.root / "asked"
+    return [json.loads(line.split(" ", 2)[2]) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_what_is_preloaded_changes_without_a_restart(box: Box) -> None:
+    pinned = {"name": "old:latest", "model": "old:latest", "size": 1, "size_vram": 0, "digest": "d"}
+    box.set(
+        "a", "ps", json.dumps({"models": [pinned | {"expires_at": "2300-01-01T00:00:00Z", "context_length": 4096}]})
+    )
+    box.set("a", "asked", box.root / "asked")
+    box.config(instances={"a": {"preload": ["old"], "keep_alive": "7m"}})
+    box.up()
+    wait_for(lambda: asked(box) == [{"model": "old", "keep_alive": -1}], "it is loaded and kept")
+    wait_for(lambda: box.instance("a")["models"], "its model is seen")
+    pid = box.instance("a")["pid"]
+    box.config(instances={"a": {"preload": ["new"], "keep_alive": "7m"}})
+
+    done = reload(box)
+
+    assert re.search(r'^a +in place +preload \["old"\] → \["new"\]$', done.stdout, re.M), done.stdout
+    wait_for(lambda: len(asked(box)) == 3, "the new one is asked for, the old one let go")
+    assert {"model": "new", "keep_alive": -1} in asked(box)
+    assert {"model": "old", "keep_alive": 420} in [{**one, "keep_alive": int(one["keep_alive"])} for one in asked(box)]
+    wait_for(lambda: "old is no longer kept" in box.reasons(), "it is told")
+    assert box.instance("a")["pid"] == pid
 
 
 def test_a_secret_is_never_shown(box: Box) -> None:
