@@ -126,20 +126,21 @@ def take_port(world: World, step: Step) -> None:
     world.hit(step.kind, f"{seen.instance}, by pid {thief.process.pid}")
 
     def over() -> None:
-        _not_ready_meanwhile(world, seen.instance)
+        _not_ready_meanwhile(world, address[1])
         world.strangers.end(thief)
 
     world.later(max(1.0, step.hold_s), over)
 
 
-def _not_ready_meanwhile(world: World, name: str) -> None:
+def _not_ready_meanwhile(world: World, port: int) -> None:
+    """Judge whoever has the port by now: a reload may have given it to another instance."""
     for _ in range(2):
         status = world.asking.status() or {"instances": []}
-        entry = next((entry for entry in status["instances"] if entry["name"] == name), None)
+        entry = next((entry for entry in status["instances"] if entry["port"] == port), None)
         if entry is None or entry["phase"] != "READY":
             return
         time.sleep(0.3)
-    world.report(Violation("I5", f"{name} is called READY while a stranger holds its port: {entry}"))
+    world.report(Violation("I5", f"{entry['name']} is called READY while a stranger holds its port: {entry}"))
 
 
 # -- disks and files
