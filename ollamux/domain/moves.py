@@ -57,10 +57,10 @@ def take_down(state: Instance, now: float, why: Why, **also: Any) -> Step:
     return Step(down, (TermLeader(gen=state.gen),))
 
 
-def fail(state: Instance, now: float, reason: str | None, *, retry: bool) -> Instance:
+def fail(state: Instance, now: float, reason: str | None, *, retry: bool, **also: Any) -> Instance:
     """Give up; with `retry` a slow new attempt follows."""
     after = (DeadlineKind.RETRY, state.restart.retry_failed_s) if retry and state.restart.retry_failed_s > 0 else None
-    return enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False)
+    return enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False, **also)
 
 
 def settle(state: Instance, now: float, **also: Any) -> Step:
@@ -88,14 +88,14 @@ def settle(state: Instance, now: float, **also: Any) -> Step:
 def after_failure(state: Instance, now: float) -> Step:
     """Count an unstable run, and wait, start at once, or give up."""
     failures = state.failures + 1
-    counted = replace(state, failures=failures, why=None)
     if gives_up(state.restart, failures):
         reason = f"gave up after {failures} failures in a row; the last: {state.reason}"
-        return Step(fail(counted, now, reason, retry=True))
+        return Step(fail(state, now, reason, retry=True, failures=failures, why=None))
     delay = restart_delay_s(state.restart, failures, salt=state.salt)
     if delay <= 0:
-        return spawn(counted, now, reason=state.reason)
-    return Step(enter(counted, Phase.WAITING, now=now, deadline=(DeadlineKind.BACKOFF, delay)))
+        return spawn(state, now, reason=state.reason, failures=failures)
+    waits = (DeadlineKind.BACKOFF, delay)
+    return Step(enter(state, Phase.WAITING, now=now, deadline=waits, failures=failures, why=None))
 
 
 def exit_words(event: ev.LeaderExited) -> str:

@@ -239,11 +239,12 @@ def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
     """The leader is gone: sweep what it left, and only then decide what follows."""
     last_exit = LastExit(code=event.code, signal=event.signal)
     crashed = state.phase in SERVING and state.why is None
-    told = replace(state, last_exit=last_exit, reason=exit_words(event) if crashed else state.reason)
+    reason = exit_words(event) if crashed else state.reason
     if event.members:
-        swept = enter(told, Phase.SWEEPING, now=now, deadline=(DeadlineKind.SWEEP, SWEEP_TIMEOUT_S))
+        deadline = (DeadlineKind.SWEEP, SWEEP_TIMEOUT_S)
+        swept = enter(state, Phase.SWEEPING, now=now, deadline=deadline, last_exit=last_exit, reason=reason)
         return Step(swept, (TermGroup(gen=state.gen),))
-    return settle(told, now)
+    return settle(state, now, last_exit=last_exit, reason=reason)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)

@@ -136,25 +136,25 @@ class Effects:
 
     def _leader_ended(self, unit: Unit) -> None:
         child = unit.child
-        with spare():
+        with spare():  # once for all of it: whoever waits for the port waits for this
             status = None if child is None else child.exit_status()
-        if child is None or status is None:
-            return
-        self._core.loop.unwatch(child.pidfd)
-        unit.leader_ended = True
-        left = family.members(unit.mark, child, self._known())
-        if unit.gpus:
-            self.leader_gone(unit, left)
+            if child is None or status is None:
+                return
+            self._core.loop.unwatch(child.pidfd)
+            unit.leader_ended = True
+            left = family.members(unit.mark, child, self._known())
+            if unit.gpus:
+                self.leader_gone(unit, left)
+            words = self._words(unit) if unit.state.phase in SERVING else None
         code, by = status
-        words = self._words(unit) if unit.state.phase in SERVING else None
         unit.last_exit_wall = wall()
         event = ev.LeaderExited(gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words)
         self._core.dispatch(unit, event)
 
     def _words(self, unit: Unit) -> str | None:
         try:
-            with spare():
-                from ollamux.ollama.words import last_words  # not needed until something dies
+            from ollamux.ollama.words import last_words  # not needed until something dies
+
             tail = logfile.tail(unit.log_path, _TAIL_BYTES, since=unit.log_start)
         except OSError:
             return None

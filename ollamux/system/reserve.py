@@ -12,6 +12,8 @@ from contextlib import contextmanager
 _COUNT = 3
 """A folder of /proc, a handle on a process, and a file about it: no look needs more at once."""
 _kept: list[int] = []
+_base = -1
+"""Never given up: what the others are copies of, which takes the kernel less than to open a file."""
 _wanted = 0
 _depth = 0
 
@@ -24,11 +26,14 @@ def keep() -> None:
 
 
 def _refill() -> None:
-    while len(_kept) < _wanted:
-        try:
-            _kept.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError:
-            return
+    global _base
+    try:
+        if _base < 0 and _wanted:
+            _base = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        while len(_kept) < _wanted:
+            _kept.append(os.dup(_base))
+    except OSError:
+        return  # the next look tries again
 
 
 @contextmanager
