@@ -104,7 +104,9 @@ class Unit:
         self.forget_checks()
         self.leader_ended = False
         self.health = Health()
-        self.follower = None
+        if self.follower is not None:
+            self.follower.close()
+            self.follower = None
         self.reader = None
         self.device_lines = []
         self.layers = {}

@@ -178,22 +178,15 @@ class Follower:
     def _open_older(self, *, newest_only: bool = False) -> None:
         """Open the copies made since the last look, the oldest first; the oldest of all is what we were reading."""
         found: list[int] = []
-        known = False
-        while not known and not (newest_only and found):
-            try:
-                fd = os.open(f"{self.path}.{len(found) + 1}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except OSError:
-                break
-            known = self._first is not None and _identity_of(fd) == self._first
-            if known:
-                os.close(fd)
-            else:
-                found.insert(0, fd)
-        certain = known or self._first is None or bool(self._mark)
-        places = [self._place_in(fd) for fd in found] if certain else []
+        try:
+            known = self._open_copies(found, newest_only=newest_only)
+            certain = known or self._first is None or bool(self._mark)
+            places = [self._place_in(fd) for fd in found] if certain else []
+        except OSError:  # no descriptor left, say: the next look tries again
+            _close(found)
+            raise
         ours = next((number for number, place in enumerate(places) if place is not None), None)
-        for fd in found[: ours or 0]:
-            os.close(fd)
+        _close(found[: ours or 0])
         self._older = [(fd, 0) for fd in found[ours or 0 :]]
         if ours is None:
             self._say_lost()
@@ -202,6 +195,24 @@ class Follower:
         if self._patience is not None and sum(os.fstat(fd).st_size - at for fd, at in self._older) > self._patience:
             self.close()
             self._say_lost()
+
+    def _open_copies(self, found: list[int], *, newest_only: bool) -> bool:
+        """Put the copies that were not there at the last look into `found`; whether one that was is behind them."""
+        while not (newest_only and found):
+            try:
+                fd = os.open(f"{self.path}.{len(found) + 1}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                break
+            found.insert(0, fd)
+            if self._first is not None and _identity_of(fd) == self._first:
+                os.close(found.pop(0))
+                return True
+        return False
+
+
+def _close(descriptors: list[int]) -> None:
+    for fd in descriptors:
+        os.close(fd)
 
 
 @contextmanager

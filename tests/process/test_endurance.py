@@ -12,6 +12,11 @@ from typing import NamedTuple
 import pytest
 from process_box import Box, Supervisor, wait_for
 
+from ollamux.domain.spec import InstanceSpec, Pinning
+from ollamux.supervisor.unit import Unit
+from ollamux.system.follow import Follower
+from ollamux.system.logfile import rotate
+
 LIGHT = Path(__file__).with_name("light_ollama.py")
 NAMES = [f"i{number}" for number in range(20)]
 WARM_UP, ROUNDS = 5, 25
@@ -78,3 +83,19 @@ def test_R54_500_restarts_leave_no_descriptor_no_thread_and_no_memory(box: Box, 
     assert sum(entry["restarts"] for entry in box.status()["instances"]) >= len(NAMES) * ROUNDS
     wait_for(lambda: counts(supervisor) == before, f"{before} again, not {counts(supervisor)}")
     assert rss_bytes(supervisor) - memory < MOST_GROWTH_BYTES
+
+
+def test_R54_a_server_that_ends_while_its_log_is_read_from_a_copy_leaves_nothing_open(tmp_path: Path) -> None:
+    log = tmp_path / "gpu0.log"
+    log.write_bytes(b"a line\n" * 100)
+    unit = Unit(InstanceSpec(name="gpu0", port=11435, pinning=Pinning.CPU), owner="nobody", log_path=str(log))
+    unit.follower = Follower(str(log))
+    before = sorted(os.listdir("/proc/self/fd"))
+    assert unit.follower.read(14)
+    rotate(str(log), keep=1)
+    assert unit.follower.read(14)
+    assert len(os.listdir("/proc/self/fd")) == len(before) + 1
+
+    unit.forget_incarnation()
+
+    assert sorted(os.listdir("/proc/self/fd")) == before

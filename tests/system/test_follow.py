@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -192,3 +193,47 @@ def test_a_follower_holds_nothing_open(tmp_path: Path) -> None:
         log.look_to_the_end()
     assert len(os.listdir("/proc/self/fd")) == before
     assert log.seen == list(range(log.count))
+
+
+def _open_descriptors() -> list[str]:
+    return sorted(os.listdir("/proc/self/fd"))
+
+
+def test_a_look_for_which_no_descriptor_is_left_leaves_nothing_open_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(tmp_path, keep=2)
+    log.write(50)
+    log.look()
+    log.write(50)
+    rotate(str(log.path), keep=2, most=1500)
+    before = _open_descriptors()
+
+    def none_left(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as short:
+        short.setattr("mmap.mmap", none_left)
+        for _ in range(3):
+            log.look()
+        assert _open_descriptors() == before
+    assert log.seen == list(range(50))
+    log.look_to_the_end()
+
+    assert log.seen == list(range(100))
+    assert _open_descriptors() == before
+
+
+def test_one_who_is_behind_gives_back_what_it_holds_when_it_is_closed(tmp_path: Path) -> None:
+    log = Log(tmp_path, keep=2)
+    log.write(50)
+    log.look()
+    log.write(50)
+    log.rotate()
+    before = _open_descriptors()
+
+    assert log.follower.read(10)
+    assert len(_open_descriptors()) == len(before) + 1
+    log.follower.close()
+
+    assert _open_descriptors() == before
