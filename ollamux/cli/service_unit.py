@@ -14,8 +14,11 @@ NAME = "ollamux.service"
 WATCHDOG_S = 30
 STOP_MARGIN_S = 15.0
 """What a stop may take beyond what the supervisor allows itself."""
-POINTLESS = (2, 4, 7, 9)
-"""Exit codes after which another start would end in the same way: usage, configuration, refused, permission."""
+POINTLESS = (2, 4, 6, 7, 9)
+"""Exit codes after which another start is not wanted, or would end in the same way.
+
+Usage, configuration, an end that left something behind that not even SIGKILL ends, refused, permission.
+"""
 _FIRST_WITH_STEPS = 254
 _PLAIN = re.compile(r"[A-Za-z0-9/._=:@+,$-]+")
 _HEAD = "# Written by `ollamux service install`. "

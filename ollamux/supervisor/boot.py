@@ -325,7 +325,7 @@ class _Supervisor:
         self._over = True
         stuck = [unit.child.pid for unit in self.core.units.values() if unit.child is not None]
         stuck += self.core.leftovers
-        self.exit_code = int(Exit.INTERNAL) if stuck else int(Exit.OK)
+        self.exit_code = int(Exit.DEGRADED) if stuck else int(Exit.OK)
         for pid in stuck:
             self.core.note(None, f"pid {pid} could not be ended: it hangs in the kernel")
         self.memory.forget_intents()

@@ -86,7 +86,7 @@ def test_R80_R81_R83_the_unit_of_each_policy() -> None:
         assert unit["OOMPolicy"] == "continue"
         assert unit["WatchdogSec"] == "30"
         assert float(unit["TimeoutStopSec"]) > 35
-        assert unit["RestartPreventExitStatus"] == "2 4 7 9"
+        assert unit["RestartPreventExitStatus"] == "2 4 6 7 9"
         assert unit["UMask"] == "0022"
         assert unit["WantedBy"] == "default.target"
         assert "User" not in unit

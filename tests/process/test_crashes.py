@@ -386,7 +386,7 @@ def test_R27_a_shutdown_ends_with_what_is_stuck_named(box: Box) -> None:
     try:
         answer = box.ask("down")
         assert answer["stuck"] == [pid]
-        assert supervisor.wait() == 1
+        assert supervisor.wait() == 6
         assert any(f"pid {pid} could not be ended" in reason for reason in box.reasons())
     finally:
         held.release()
