@@ -32,6 +32,7 @@ FOLDER = os.environ.get("FAKE_DIR")
 RUNNERS = []
 CHANGING = threading.Lock()
 POLL_S = 0.01
+ORDERS = {signal.SIGUSR1, signal.SIGUSR2}
 
 
 def knob(name):
@@ -118,8 +119,8 @@ def make_key(seconds):
 
 def start_runner(number):
     words = [sys.executable, "-IS", os.path.abspath(__file__), "runner", "--model", f"/blobs/sha256-{number:064}"]
-    unblocked = {"setsigmask": ()}
-    return os.posix_spawn(sys.executable, words, os.environ, setsid=bool(knob("RUNNER_SETSID")), **unblocked)
+    # Orders wait from its very first moment: one that came before it could take them would end it.
+    return os.posix_spawn(sys.executable, words, os.environ, setsid=bool(knob("RUNNER_SETSID")), setsigmask=ORDERS)
 
 
 def start_runners():
@@ -137,12 +138,11 @@ def start_runners():
 
 def run_as_runner():
     busy = bool(knob("RUNNER_BUSY"))
-    orders = {signal.SIGUSR1, signal.SIGUSR2}
-    signal.pthread_sigmask(signal.SIG_BLOCK, orders)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)
     while True:
-        while busy and not orders & signal.sigpending():
+        while busy and not ORDERS & signal.sigpending():
             sum(range(1000))
-        busy = signal.sigwait(orders) == signal.SIGUSR1
+        busy = signal.sigwait(ORDERS) == signal.SIGUSR1
 
 
 def replace_runners():
