@@ -19,6 +19,8 @@ class Phase(Enum):
     STUCK = "STUCK"
     FAILED = "FAILED"
 
+    __hash__ = object.__hash__  # there is one of each; the hash of an Enum is a call of Python code every time
+
 
 class Want(Enum):
     """What the user, or the configuration, wants of an instance. The newest intent wins."""

@@ -145,8 +145,9 @@ class Effects:
             left = family.members(unit.mark, child, self._known())
             if unit.gpus:
                 self.leader_gone(unit, left)
-            words = self._words(unit) if unit.state.phase in SERVING else None
-        code, by = status
+            code, by = status
+            # SIGKILL leaves no time for a last word: what the log ends with was said of something else.
+            words = self._words(unit) if unit.state.phase in SERVING and by != "SIGKILL" else None
         unit.last_exit_wall = wall()
         event = ev.LeaderExited(gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words)
         self._core.dispatch(unit, event)

@@ -49,6 +49,18 @@ def test_the_last_words_of_a_server_stand_in_the_reason(box: Box) -> None:
         assert "\x07" not in shown
 
 
+def test_a_server_that_was_killed_is_not_quoted_for_what_it_said_before(box: Box) -> None:
+    box.config("a")
+    box.set("a", "device-lines", "Error: model 'nosuch' not found")
+    box.up()
+
+    kill(box)
+
+    box.wait_started("a", 2)
+    assert any("killed by SIGKILL" in reason for reason in box.reasons())
+    assert not [reason for reason in box.reasons() if "nosuch" in reason]
+
+
 def test_R4_B3_orphaned_runners_are_gone_before_the_next_start(box: Box) -> None:
     box.config("a")
     box.set("a", "runners", 3)
