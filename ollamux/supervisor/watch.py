@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ollamux import __version__
 from ollamux.config.cache import cache_path
+from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor import leisure
@@ -26,6 +27,7 @@ from ollamux.supervisor.requests import Requests
 from ollamux.supervisor.server import Client, Server
 from ollamux.supervisor.service import ServiceManager
 from ollamux.supervisor.starter import Starter
+from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
@@ -108,8 +110,11 @@ class Watch:
         self._warn(launch.fleet)
         for unit in self._core.units.values():
             self.checks.begin(unit)
-        self._core.loop.call_later(LEISURE_S, self._at_leisure)
+        self._core.loop.call_later(LEISURE_S, self.at_leisure)
+        self._core.changed.insert(0, self._before_the_last_ready)  # nobody may hear of it before all is loaded
         self.observer.state = "running"
+        if launch.manager.address is not None:
+            self.at_leisure()  # it is told READY=1 next
 
     def _begin_to_print(self) -> None:
         launch = self._launch
@@ -145,7 +150,7 @@ class Watch:
                 self.preload.go_on(unit)
         for client in clients:
             self.requests.go_on(client, handed.version)
-        self._core.loop.call_later(LEISURE_S, self._at_leisure)
+        self._core.loop.call_later(LEISURE_S, self.at_leisure)
 
     def _upgrade(self, client: Client, version: str, timeout_s: float) -> None:
         if self._upgrading is None:
@@ -179,11 +184,19 @@ class Watch:
             config_changed=self.observer.config_changed,
         )
 
-    def _at_leisure(self) -> None:
+    def at_leisure(self) -> None:
+        """Do what a start need not wait for, once: before the last READY is told, or before READY=1."""
+        if self.upkeep is not None:
+            return
         self.upkeep = Upkeep(
             self._core, self._server, self.observer, self._memory, config=self._launch.config, source=self._source
         )
         self._load_the_rest()
+
+    def _before_the_last_ready(self, unit: Unit, before: Instance) -> None:
+        if not any(unit.state.phase in (Phase.STARTING, Phase.WAITING) for unit in self._core.units.values()):
+            self._core.changed.remove(self._before_the_last_ready)
+            self.at_leisure()
 
     def _load_the_rest(self) -> None:
         try:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -510,12 +511,22 @@ def test_an_exec_that_fails_changes_nothing(box: Box, installation: Installation
     assert set(json.loads((box.root / "dump").read_text())["fds"]) == {"0", "1", "2"}
 
 
-def test_R29_a_supervisor_whose_files_are_taken_away_goes_on(box: Box, installation: Installation) -> None:
-    """Whatever it can ever need is loaded soon after the start."""
+@pytest.mark.parametrize("told", ["a client", "a service manager"])
+def test_R29_a_supervisor_whose_files_are_taken_away_goes_on(box: Box, installation: Installation, told: str) -> None:
+    """Whatever it can ever need is loaded before anybody hears that all are READY, or that the supervisor is."""
     box.config("a", "b", preload=["model"])
-    supervisor = box.up(haste={"ollamux.supervisor.watch.LEISURE_S": 0.0})
-    box.status()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(box.root / "notify"))
+        manager.settimeout(60)
+        box.env |= {"NOTIFY_SOCKET": manager.getsockname()} if told == "a service manager" else {}
+        supervisor = box.start(haste={"ollamux.supervisor.watch.LEISURE_S": 3600.0})
+        if told == "a service manager":
+            assert manager.recv(4096).startswith(b"READY=1")
+        else:
+            wait_for(lambda: box.listens(supervisor.pid), "it listens")
+            assert box.ask("wait")["exit"] == 0
     shutil.rmtree(installation.root)
+    assert box.ask("wait")["exit"] == 0
 
     box.set("a", "words", "Error: it says why")
     box.set("a", "exit-now", 7)
