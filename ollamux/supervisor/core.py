@@ -137,12 +137,14 @@ class Core:
     def tell(self) -> None:
         """Put on record what is not yet, then tell whoever listens, in the order in which it happened.
 
-        All that happens in one round of the loop is acted on first. Of one instance there is one news at most.
+        All that happens in one round of the loop is acted on first. Of one instance there is one news at most. What a
+        listener makes happen is put on record before anybody is told of that in turn.
         """
-        news, self._unrecorded = self._unrecorded, []
-        self.journal.add_all([self._entry(each) for each in news if _is_news(each)])
-        while self._untold:
-            self._tell(self._untold.pop(next(iter(self._untold))))
+        while self._unrecorded or self._untold:
+            news, self._unrecorded = self._unrecorded, []
+            self.journal.add_all([self._entry(each) for each in news if _is_news(each)])
+            if self._untold:
+                self._tell(self._untold.pop(next(iter(self._untold))))
 
     def _entry(self, news: News) -> Entry:
         old, new = news.before.phase.value, news.after.phase.value

@@ -119,6 +119,16 @@ def test_R10_a_stop_before_its_turn_comes_is_not_undone_by_a_rolling_restart(box
     assert box.instance("b")["phase"] == "STOPPED"
 
 
+def test_each_restart_of_a_rolling_one_is_on_record_with_its_reason(box: Box) -> None:
+    box.config("a", "b", "c")
+    box.up()
+
+    assert box.ask("restart", all=True, rolling=True)["exit"] == 0
+
+    stopped = [(e["instance"], e["reason"]) for e in box.events() if e["to"] == "STOPPING"]
+    assert stopped == [(name, "restart requested") for name in "abc"]
+
+
 def test_a_rolling_restart_stops_at_the_first_that_fails(box: Box) -> None:
     box.config("a", "b", "c", restart={"failure_limit": 1})
     box.up()
