@@ -41,7 +41,10 @@ class HostView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuView:
-    """One card (or MIG slice). `state` is "ok", "lost" or "unknown"; `age_s` is how old the sample is."""
+    """One card (or MIG slice). `state` is "ok", "lost" or "unknown"; `age_s` is how old the sample is.
+
+    Clocks in MHz; `throttle_reasons` in nvidia-smi's words; ECC errors since the driver was loaded.
+    """
 
     index: int | None
     uuid: str
@@ -59,6 +62,25 @@ class GpuView:
     pcie_width: int | None
     instances: tuple[str, ...]
     age_s: float | None
+    lost_reason: str | None = None
+    mig_parent: str | None = None
+    pcie_gen_max: int | None = None
+    pcie_width_max: int | None = None
+    power_default_w: float | None = None
+    clock_sm_mhz: int | None = None
+    clock_sm_max_mhz: int | None = None
+    clock_memory_mhz: int | None = None
+    clock_memory_max_mhz: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    persistence: bool | None = None
+    compute_mode: str | None = None
+    compute_capability: str | None = None
+    ecc: bool | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    remapped_rows: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +235,7 @@ def from_json(plain: dict[str, Any]) -> Status:
 
 def _view(cls: Any, item: dict[str, Any]) -> Any:
     values = {name: item[name] for name in cls.__slots__ if name in item}
-    for name in ("instances", "gpus", "warnings"):
+    for name in ("instances", "gpus", "warnings", "throttle_reasons"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     if isinstance(values.get("models"), list):

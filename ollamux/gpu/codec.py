@@ -30,7 +30,9 @@ def inventory_from_json(text: str | bytes) -> Inventory:
 
 def _gpu(item: dict[str, Any]) -> Gpu:
     processes = tuple(GpuProcess(**_known(GpuProcess, process)) for process in item["processes"])
-    return Gpu(**{**_known(Gpu, item), "processes": processes})
+    reasons = item.get("throttle_reasons")
+    whole = {"processes": processes, "throttle_reasons": None if reasons is None else tuple(reasons)}
+    return Gpu(**{**_known(Gpu, item), **whole})
 
 
 def _known(cls: Any, item: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,9 @@ class Gpu:
 
     `index` is the number nvidia-smi shows (PCI bus order); a MIG slice has the index of its card and `mig_parent` set.
     `pci` is normalised to lower case with a four-digit domain, "0000:65:00.0". `state` is "ok", "lost" or "unknown".
-    `lost_reason` says in plain words why it is not ok.
+    `lost_reason` says in plain words why it is not ok. Clocks are in MHz. `throttle_reasons` are nvidia-smi's words for
+    what holds the clocks down now, none as `()`. ECC errors are counted since the driver was loaded; a remapped row of
+    memory that is pending takes effect at the next reset, one that failed means that the card should be replaced.
     """
 
     uuid: str
@@ -39,6 +41,23 @@ class Gpu:
     power_limit_w: float | None = None
     pcie_gen: int | None = None
     pcie_width: int | None = None
+    pcie_gen_max: int | None = None
+    pcie_width_max: int | None = None
+    power_default_w: float | None = None
+    clock_sm_mhz: int | None = None
+    clock_sm_max_mhz: int | None = None
+    clock_memory_mhz: int | None = None
+    clock_memory_max_mhz: int | None = None
+    throttle_reasons: tuple[str, ...] | None = None
+    persistence: bool | None = None
+    compute_mode: str | None = None
+    compute_capability: str | None = None
+    ecc: bool | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    remapped_rows: int | None = None
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
     processes: tuple[GpuProcess, ...] = ()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
+from ollamux.domain.cards import troubles
 from ollamux.domain.snapshot import GpuView, InstanceView, ModelView, ProcessView, Status
 from ollamux.render import words
 from ollamux.render.cells import Spans
@@ -65,7 +66,27 @@ def draw_gpus(pen: Pen, status: Status, *, wide: bool, now: float | None) -> Dra
     ]
     if wide:
         columns.append(column("UUID", lambda gpu: gpu.uuid, rank=10))
-    return flat_table(pen, columns)
+        more = (
+            ("Clocks", words.clocks, 11),
+            ("Held down by", words.throttle, 12),
+            ("Capability", lambda gpu: gpu.compute_capability or words.DASH, 13),
+            ("ECC", words.ecc, 14),
+            ("Persistence", lambda gpu: words.on_off(gpu.persistence), 15),
+            ("Mode", lambda gpu: gpu.compute_mode or words.DASH, 16),
+        )
+        for title, write, rank in more:
+            if any(write(gpu) != words.DASH for gpu in gpus):  # a column of dashes takes room and says nothing
+                columns.append(column(title, write, rank=rank))
+    return flat_table(pen, columns, details=[_gpu_troubles(pen, gpu) for gpu in gpus])
+
+
+def _gpu_troubles(pen: Pen, gpu: GpuView) -> list[str]:
+    lines = []
+    for trouble in troubles(gpu):
+        said = pen.text(trouble.words, "bad" if trouble.broken else "wait")
+        fix = pen.text(f"; {trouble.fix}") if trouble.fix else ()
+        lines += pen.hanging((*said, *fix), indent=1, width=min(pen.width, 100), lead="└ ")
+    return lines
 
 
 def _gpu_state(pen: Pen, gpu: GpuView, status: Status, now: float | None) -> Spans:

@@ -155,11 +155,47 @@ def pci(address: str | None) -> str:
 
 
 def pcie(gpu: GpuView) -> str:
-    """Return the link of a card: "4.0 ×16"."""
-    if gpu.pcie_gen is None and gpu.pcie_width is None:
+    """Return the link of a card: "4.0 ×16", and what it could be where it has fewer lanes: "3.0 ×8 of 4.0 ×16".
+
+    A lower generation alone is no news: an idle card saves power that way.
+    """
+    now = _link(gpu.pcie_gen, gpu.pcie_width)
+    narrow = None not in (gpu.pcie_width, gpu.pcie_width_max) and gpu.pcie_width != gpu.pcie_width_max
+    return f"{now} of {_link(gpu.pcie_gen_max, gpu.pcie_width_max)}" if narrow else now
+
+
+def _link(generation: int | None, lanes: int | None) -> str:
+    if generation is None and lanes is None:
         return DASH
-    generation = "?" if gpu.pcie_gen is None else f"{gpu.pcie_gen}.0"
-    return generation if gpu.pcie_width is None else f"{generation} ×{gpu.pcie_width}"
+    version = "?" if generation is None else f"{generation}.0"
+    return version if lanes is None else f"{version} ×{lanes}"
+
+
+def clocks(gpu: GpuView) -> str:
+    """Return the clock of the processors, now and at most: "1710/2100 MHz"."""
+    if gpu.clock_sm_mhz is None:
+        return DASH
+    most = "" if gpu.clock_sm_max_mhz is None else f"/{gpu.clock_sm_max_mhz}"
+    return f"{gpu.clock_sm_mhz}{most} MHz"
+
+
+def throttle(gpu: GpuView) -> str:
+    """Return what holds the clocks down, in nvidia-smi's words without their underscores."""
+    if gpu.throttle_reasons is None:
+        return DASH
+    return ", ".join(reason.replace("_", " ") for reason in gpu.throttle_reasons) or "nothing"
+
+
+def ecc(gpu: GpuView) -> str:
+    """Return corrected and uncorrected errors of memory: "0/0"; "off" where they are not looked for."""
+    if not gpu.ecc:
+        return DASH if gpu.ecc is None else "off"
+    return f"{number(gpu.ecc_corrected)}/{number(gpu.ecc_uncorrected)}"
+
+
+def on_off(flag: bool | None) -> str:
+    """Return "on" or "off"."""
+    return DASH if flag is None else "on" if flag else "off"
 
 
 def memory(gpu: GpuView) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from ollamux import __version__
@@ -31,6 +32,8 @@ from ollamux.system.clock import monotonic, rfc3339, wall
 
 PASSING = frozenset({core_module.START_SLOT, LEFTOVERS, NEIGHBOUR, Gpus.RESOURCE})
 """Waiting for one of these is part of an ordinary start."""
+
+_SEEN_OF_GPU = tuple(field.name for field in fields(GpuView) if field.name not in ("instances", "age_s"))
 
 
 def is_passing(resource: str | None) -> bool:
@@ -133,24 +136,8 @@ def host_view(inventory: Inventory, *, name: str, trouble: str | None) -> HostVi
 
 def gpu_view(gpu: Gpu, instances: tuple[str, ...], age_s: float | None) -> GpuView:
     """Return a card as it is shown."""
-    return GpuView(
-        index=gpu.index,
-        uuid=gpu.uuid,
-        vendor=gpu.vendor,
-        name=gpu.name,
-        pci=gpu.pci,
-        state=gpu.state,
-        memory_total_bytes=gpu.memory_total_bytes,
-        memory_used_bytes=gpu.memory_used_bytes,
-        utilization_percent=gpu.utilization_percent,
-        temperature_c=gpu.temperature_c,
-        power_w=gpu.power_w,
-        power_limit_w=gpu.power_limit_w,
-        pcie_gen=gpu.pcie_gen,
-        pcie_width=gpu.pcie_width,
-        instances=instances,
-        age_s=age_s,
-    )
+    seen = {name: getattr(gpu, name) for name in _SEEN_OF_GPU}
+    return GpuView(**seen, instances=instances, age_s=age_s)
 
 
 def health_of(unit: Unit) -> str:

@@ -32,7 +32,9 @@ PROMISED = {
     "supervisor": "pid state started_at config config_changed + uptime_s version",
     "host": "name driver cuda gpus_source + gpus_error",
     "gpus": "index uuid vendor name pci state memory_total_bytes memory_used_bytes utilization_percent temperature_c "
-    "power_w power_limit_w pcie_gen pcie_width instances age_s",
+    "power_w power_limit_w pcie_gen pcie_width instances age_s + lost_reason mig_parent pcie_gen_max pcie_width_max "
+    "power_default_w clock_sm_mhz clock_sm_max_mhz clock_memory_mhz clock_memory_max_mhz throttle_reasons persistence "
+    "compute_mode compute_capability ecc ecc_corrected ecc_uncorrected remapped_rows remap_pending remap_failed",
     "instances": "name wanted phase health reason next_action next_at since pid generation restarts adopted exit host "
     "port url ollama_version gpus pinning rss_bytes models + warnings "
     "auto_restarts manual_restarts canary",
@@ -56,6 +58,7 @@ def some(view: type, **given_as: st.SearchStrategy[Any]) -> st.SearchStrategy[An
         "float": st.floats(0, 1e6), "int | None": maybe(st.integers(0, 1 << 50)),
         "str | None": maybe(st.text(max_size=8)), "float | None": maybe(st.floats(0, 1e6)),
         "tuple[str, ...]": st.lists(st.text(max_size=8), max_size=2).map(tuple),
+        "tuple[str, ...] | None": maybe(st.lists(st.text(max_size=8), max_size=2).map(tuple)),
     }  # fmt: skip
     fields = {name: simple[kind] for name, kind in view.__annotations__.items() if name not in given_as}
     return st.builds(view, **fields, **given_as)
