@@ -1,0 +1,200 @@
+"""The real binding, the real helper and the real table, against a driver that answers as a file says.
+
+Each scene in standin/scenes is what the driver says, with the table that it gives beside it; the tables are written
+anew with OLLAMUX_REWRITE_GOLDEN=1, to be read before they are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standin_rig import SCENES, Driver, built
+
+from ollamux.gpu import client
+from ollamux.gpu.model import Gpu, GpuProcess
+from ollamux.gpu.spawn import helper_spawn
+
+ALL = sorted(path.stem for path in SCENES.glob("*.state"))
+UUID = "GPU-8f3c2a90-51d7-4c3e-9b06-000000000000"
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("standin") / "new")
+
+
+@pytest.fixture(scope="session")
+def old_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("standin") / "old", old=True)
+
+
+@pytest.fixture
+def driver(tmp_path: Path, library: Path) -> Driver:
+    return Driver(tmp_path, library)
+
+
+def steady(text: str) -> str:
+    """Take out what differs from run to run: the age of a sample, the host, the version."""
+    text = re.sub(r"\d+(\.\d+)? s ago", "0 s ago", text)
+    text = re.sub(r"ollamux \d\S+ ", "ollamux VERSION ", text)
+    return "\n".join(line.rstrip() for line in text.replace(os.uname().nodename, "HOST").splitlines()) + "\n"
+
+
+@pytest.mark.parametrize("scene", ALL)
+def test_a_scene_gives_its_table(driver: Driver, scene: str) -> None:
+    driver.plays(scene)
+
+    table = "".join(
+        f"[{columns} columns{', wide' if wide else ''}]\n"
+        + steady(driver.ollamux("status", "gpus", *(("-o", "wide") if wide else ()), columns=columns))
+        for columns, wide in ((80, False), (220, True))
+    )
+
+    golden = SCENES / f"{scene}.txt"
+    if os.environ.get("OLLAMUX_REWRITE_GOLDEN") == "1":
+        golden.write_text(table, encoding="utf-8")
+    assert golden.read_text(encoding="utf-8") == table
+
+
+@pytest.mark.parametrize("scene", ALL)
+def test_no_value_of_a_scene_is_made_up(driver: Driver, scene: str) -> None:
+    """What the driver does not say is null: never 0, never "N/A"."""
+    driver.plays(scene)
+    said = dict[str, dict[str, str]]()
+    for line in (SCENES / f"{scene}.state").read_text().splitlines():
+        scope, key, value = line.split(" ", 2)
+        said.setdefault(scope, {})[key] = value
+
+    status = json.loads(driver.ollamux("status", "gpus", "-o", "json"))
+
+    numbers = {
+        "temperature_c": "temperature", "utilization_percent": "utilization.gpu", "clock_sm_mhz": "clock.sm",
+        "clock_memory_max_mhz": "clock.memory.max", "pcie_gen": "pcie.gen", "pcie_width_max": "pcie.width.max",
+        "memory_used_bytes": "memory.used", "memory_total_bytes": "memory.total", "ecc_uncorrected": "ecc.uncorrected",
+    }  # fmt: skip
+    for gpu in status["gpus"]:
+        scope = next((at for at, keys in said.items() if keys.get("uuid") == gpu["uuid"]), None)
+        if scope is None or gpu["state"] != "ok":
+            continue
+        for name, key in numbers.items():
+            value = said[scope].get(key, "na")
+            assert gpu[name] == (int(value) if value.isdigit() else None), (gpu["uuid"], name)
+
+
+@pytest.fixture
+def reader(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> Iterator[client.GpuReader]:
+    for name in ("LD_LIBRARY_PATH", "STANDIN_NVML"):
+        monkeypatch.setenv(name, driver.env[name])
+    made = client.GpuReader()
+    made.start(helper_spawn("nvml"))
+    yield made
+    made.stop()
+    while made.leftovers():
+        signal.sigtimedwait({signal.SIGCHLD}, 0.01)
+
+
+def sample(reader: client.GpuReader) -> tuple[Gpu, ...]:
+    """Ask the same helper once more."""
+    assert reader.ask(0.0)
+    while (found := reader.on_readable(0.0)) is None:
+        assert reader.fileno() >= 0, reader.trouble
+        client._readable(reader.fileno(), 60)
+    return found.gpus
+
+
+def test_a_card_that_falls_off_the_bus_keeps_its_name(driver: Driver, reader: client.GpuReader) -> None:
+    driver.plays("two-cards")
+    whole = sample(reader)
+    driver.says((SCENES / "two-cards.state").read_text().replace("1 uuid", "1 state lost\n1 uuid"))
+
+    one, two = sample(reader)
+
+    assert (one.state, two.state) == ("ok", "lost")
+    assert (two.uuid, two.name, two.temperature_c) == (whole[1].uuid, "NVIDIA RTX A2000 12GB", None)
+    driver.plays("two-cards")
+    assert [gpu.state for gpu in sample(reader)] == ["ok", "ok"]
+
+
+def test_a_card_that_the_driver_no_longer_lists_is_not_forgotten(driver: Driver, reader: client.GpuReader) -> None:
+    driver.plays("two-cards")
+    sample(reader)
+    driver.says((SCENES / "two-cards.state").read_text().replace("system count 2", "system count 1"))
+
+    one, gone = sample(reader)
+
+    assert (one.state, gone.state, gone.index, gone.name) == ("ok", "lost", None, "NVIDIA RTX A2000 12GB")
+    assert "no longer lists it" in (gone.lost_reason or "")
+
+
+def test_what_changes_is_asked_for_each_time(driver: Driver, reader: client.GpuReader) -> None:
+    driver.plays("two-cards")
+    sample(reader)
+    text = (SCENES / "two-cards.state").read_text()
+    driver.says(text.replace("0 temperature 54", "0 temperature 91").replace("0 throttle 0x4", "0 throttle 0x60"))
+
+    one = sample(reader)[0]
+
+    assert one.temperature_c == 91
+    assert one.throttle_reasons == ("sw_thermal_slowdown", "hw_thermal_slowdown")
+
+
+@pytest.mark.parametrize("word", ["hang", "crash"])
+@pytest.mark.parametrize("where", ["system init", "system count", "0 temperature", "0 memory.used"])
+def test_a_driver_that_hangs_or_crashes_takes_only_the_helper(driver: Driver, word: str, where: str) -> None:
+    driver.says(f"{where} {word}\n" + (SCENES / "two-cards.state").read_text())
+
+    status = json.loads(driver.ollamux("status", "gpus", "-o", "json"))
+
+    assert status["gpus"] == []
+    what = "has crashed" if word == "crash" else "has not answered for"
+    assert what in status["host"]["gpus_error"]
+
+
+def test_a_driver_of_long_ago_tells_what_it_knows(
+    tmp_path: Path, old_library: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver.says((SCENES / "two-cards.state").read_text() + "0 processes 4311:7 77:na\n0 remapped 0 0 0 0\n")
+    monkeypatch.setenv("STANDIN_NVML", driver.env["STANDIN_NVML"])
+
+    seen = []
+    for library in (str(old_library), driver.env["LD_LIBRARY_PATH"]):
+        monkeypatch.setenv("LD_LIBRARY_PATH", library)
+        seen.append(client.read_once("nvml", timeout_s=60).gpus[0])
+
+    before, now = seen
+    reserved = 300 * 1024**2  # the first version of the call counts it as used
+    assert before.memory_used_bytes == now.memory_used_bytes + reserved
+    assert (
+        before.processes
+        == now.processes
+        == (GpuProcess(pid=4311, memory_bytes=7), GpuProcess(pid=77, memory_bytes=None))
+    )
+    differ = {name for name in Gpu.__slots__ if getattr(before, name) != getattr(now, name)}
+    assert differ == {"memory_used_bytes", "remapped_rows", "remap_pending", "remap_failed"}
+
+
+def test_a_mig_device_can_be_named_in_a_configuration(driver: Driver) -> None:
+    driver.plays("mig")
+    config = driver.root / "ollamux.toml"
+    config.write_text(
+        'version = 1\n[instances.a]\ngpus = ["MIG-5c1a0e41-0000-5000-8000-000000000001"]\nport = 11500\nollama = "/bin/true"\n'
+    )
+
+    shown = driver.ollamux("config", "show", code=0)
+
+    assert "MIG-5c1a0e41-0000-5000-8000-000000000001" in shown
+
+
+def test_the_driver_is_asked_for_what_stays_the_same_only_once(driver: Driver, reader: client.GpuReader) -> None:
+    driver.plays("two-cards")
+    first = sample(reader)[0]
+    driver.says((SCENES / "two-cards.state").read_text().replace("0 name NVIDIA GeForce RTX 3090", "0 name other"))
+
+    assert sample(reader)[0].name == first.name
+    assert first.uuid == UUID
