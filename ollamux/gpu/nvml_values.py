@@ -138,9 +138,15 @@ def value(library: ModuleType, name: str, *arguments: Any, lost: Callable[[Any],
         if lost is not None:
             lost(error)
         return None
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, _mismatch(library)):
         # A binding and a library of different age meet in such errors.
         return None
+
+
+def _mismatch(library: ModuleType) -> type[Exception]:
+    """Return what newer bindings raise where the library lacks a function; it is no NVMLError."""
+    found: type[Exception] = getattr(library, "NVMLLibraryMismatchError", OSError)
+    return found
 
 
 def text(found: Any) -> str | None:

@@ -182,13 +182,13 @@ def test_a_driver_of_long_ago_tells_what_it_knows(
 def test_a_mig_device_can_be_named_in_a_configuration(driver: Driver) -> None:
     driver.plays("mig")
     config = driver.root / "ollamux.toml"
-    config.write_text(
-        'version = 1\n[instances.a]\ngpus = ["MIG-5c1a0e41-0000-5000-8000-000000000001"]\nport = 11500\nollama = "/bin/true"\n'
-    )
+    part = "MIG-5c1a0e41-0000-5000-8000-000000000001"
+    config.write_text(f'version = 1\n[instances.a]\ngpus = ["{part}"]\nport = 11500\nollama = "/bin/true"\n')
 
-    shown = driver.ollamux("config", "show", code=0)
+    driver.ollamux("config", "check", "--here", code=0)
 
-    assert "MIG-5c1a0e41-0000-5000-8000-000000000001" in shown
+    config.write_text(config.read_text().replace(part, part.replace("0001", "0009")))
+    driver.ollamux("config", "check", "--here", code=5)
 
 
 def test_the_driver_is_asked_for_what_stays_the_same_only_once(driver: Driver, reader: client.GpuReader) -> None:
