@@ -29,7 +29,8 @@ class SupervisorView:
 class HostView:
     """The machine. `driver` and `cuda` are versions; `gpus_source` is "nvml", "sysfs", "simulated" or "none".
 
-    `gpus_error` says in plain words why the GPUs could not be read, or None.
+    `gpus_error` says in plain words why the GPUs could not be read, or None; `gpus_unsupported` names cards of makers
+    that no instance can be pinned to.
     """
 
     name: str
@@ -37,6 +38,7 @@ class HostView:
     cuda: str | None
     gpus_source: str
     gpus_error: str | None
+    gpus_unsupported: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +237,7 @@ def from_json(plain: dict[str, Any]) -> Status:
 
 def _view(cls: Any, item: dict[str, Any]) -> Any:
     values = {name: item[name] for name in cls.__slots__ if name in item}
-    for name in ("instances", "gpus", "warnings", "throttle_reasons"):
+    for name in ("instances", "gpus", "warnings", "throttle_reasons", "gpus_unsupported"):
         if isinstance(values.get(name), list):
             values[name] = tuple(values[name])
     if isinstance(values.get("models"), list):

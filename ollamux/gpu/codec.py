@@ -23,7 +23,8 @@ def inventory_from_json(text: str | bytes) -> Inventory:
         if plain["schema"] != SCHEMA:
             raise ValueError(f"unknown schema {plain['schema']!r}")
         gpus = tuple(_gpu(item) for item in plain["gpus"])
-        return Inventory(**{**_known(Inventory, plain), "gpus": gpus})
+        whole = {"gpus": gpus, "unsupported": tuple(plain.get("unsupported", ()))}
+        return Inventory(**{**_known(Inventory, plain), **whole})
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not an inventory: {error}") from error
 

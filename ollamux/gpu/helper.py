@@ -73,11 +73,9 @@ def _read_all() -> Inventory:
 
 def merged(nvidia: Inventory, amd: Inventory) -> Inventory:
     """Put AMD cards behind the NVIDIA cards; with AMD cards alone, a missing NVIDIA driver is no trouble."""
-    if not amd.gpus:
-        return nvidia
-    if nvidia.source == "none":
+    if amd.gpus and nvidia.source == "none":
         return amd
-    return replace(nvidia, gpus=(*nvidia.gpus, *amd.gpus))
+    return replace(nvidia, gpus=(*nvidia.gpus, *amd.gpus), unsupported=amd.unsupported)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,8 @@ class Inventory:
     """All devices at one moment. `source` is "nvml", "sysfs", "simulated" or "none".
 
     `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None.
-    Cards are in nvidia-smi order; MIG slices follow their card.
+    Cards are in nvidia-smi order; MIG slices follow their card. `unsupported` names the cards of other makers, which no
+    instance can be pinned to.
     """
 
     source: str = "none"
@@ -74,6 +75,7 @@ class Inventory:
     cuda: str | None = None
     gpus: tuple[Gpu, ...] = ()
     error: str | None = None
+    unsupported: tuple[str, ...] = ()
 
 
 NO_GPUS = Inventory()

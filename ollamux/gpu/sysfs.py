@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
+from ollamux.gpu.kfd import KFD, read_processes
 from ollamux.gpu.model import Gpu, Inventory
 from ollamux.gpu.pci import normal_pci
 
 DRM = Path("/sys/class/drm")
 _CARD = re.compile(r"card\d+")
 _AMD = "0x1002"
+_OTHERS = {"0x8086": "Intel"}
 # The rate of one lane in each generation of PCI Express.
 _GENERATIONS = {"2.5": 1, "5.0": 2, "8.0": 3, "16.0": 4, "32.0": 5, "64.0": 6}
 
 
-def read_inventory(root: Path = DRM) -> Inventory:
+def read_inventory(root: Path = DRM, *, kfd: Path = KFD) -> Inventory:
     """Read all AMD cards, numbered in the order of their PCI addresses."""
     try:
         folders = [entry / "device" for entry in root.iterdir() if _CARD.fullmatch(entry.name)]
     except OSError:
         folders = []
     cards = [(_pci(folder) or "", folder) for folder in folders if _is_amd(folder)]
-    gpus = tuple(_card(folder, index, pci) for index, (pci, folder) in enumerate(sorted(cards)))
-    return Inventory(source="sysfs" if gpus else "none", gpus=gpus)
+    running = read_processes(kfd) if cards else {}
+    gpus = tuple(
+        replace(_card(folder, index, pci), processes=running.get(pci, ()))
+        for index, (pci, folder) in enumerate(sorted(cards))
+    )
+    others = tuple(sorted(text for folder in folders if (text := _unsupported(folder)) is not None))
+    return Inventory(source="sysfs" if gpus else "none", gpus=gpus, unsupported=others)
+
+
+def _unsupported(folder: Path) -> str | None:
+    """Name a card that is driven, and that ollamux can neither read nor pin to; another maker's is not looked at."""
+    maker = _OTHERS.get(_read(folder / "vendor") or "")
+    return (
+        None if maker is None else f"{maker} GPU {_read(folder / 'device') or ''} ({_pci(folder) or 'no PCI address'})"
+    )
 
 
 def _is_amd(folder: Path) -> bool:
@@ -36,7 +52,6 @@ def _card(folder: Path, index: int, pci: str) -> Gpu:
     has_serial = re.fullmatch(r"[0-9a-f]{1,16}", serial) is not None and int(serial, 16) != 0
     sensors = next(iter(sorted(folder.glob("hwmon/hwmon*"))), folder)
     millidegrees = _whole(sensors / "temp1_input")
-    speed = (_read(folder / "current_link_speed") or "").split(" ")[0]
     return Gpu(
         # What the ROCm runtime calls it; cards without a serial have no such name.
         uuid=f"GPU-{serial.zfill(16)}" if has_serial else f"AMD-{pci}",
@@ -50,8 +65,13 @@ def _card(folder: Path, index: int, pci: str) -> Gpu:
         temperature_c=None if millidegrees is None else millidegrees // 1000,
         power_w=_watts(sensors, "power1_average", "power1_input"),
         power_limit_w=_watts(sensors, "power1_cap"),
-        pcie_gen=_GENERATIONS.get(speed if "." in speed else f"{speed}.0"),
+        pcie_gen=_generation(folder / "current_link_speed"),
         pcie_width=_whole(folder / "current_link_width"),
+        pcie_gen_max=_generation(folder / "max_link_speed"),
+        pcie_width_max=_whole(folder / "max_link_width"),
+        power_default_w=_watts(sensors, "power1_cap_default"),
+        clock_sm_mhz=_megahertz(sensors, "sclk"),
+        clock_memory_mhz=_megahertz(sensors, "mclk"),
     )
 
 
@@ -59,6 +79,20 @@ def _pci(folder: Path) -> str | None:
     for line in (_read(folder / "uevent") or "").splitlines():
         if line.startswith("PCI_SLOT_NAME="):
             return normal_pci(line.partition("=")[2])
+    return None
+
+
+def _generation(path: Path) -> int | None:
+    speed = (_read(path) or "").split(" ")[0]
+    return _GENERATIONS.get(speed if "." in speed else f"{speed}.0")
+
+
+def _megahertz(sensors: Path, label: str) -> int | None:
+    """Return a clock; hwmon numbers them in any order and names each in a file of its own."""
+    for number in (1, 2):
+        if _read(sensors / f"freq{number}_label") == label:
+            hertz = _whole(sensors / f"freq{number}_input")
+            return None if hertz is None else hertz // 1_000_000
     return None
 
 

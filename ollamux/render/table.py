@@ -67,6 +67,13 @@ def _gpu_trouble(pen: Pen, status: Status, width: int) -> list[str]:
     return pen.hanging(pen.text(reason, "wait" if why else "dim"), indent=1, width=width)
 
 
+def _other_cards(pen: Pen, status: Status) -> list[str]:
+    """Say which cards are there that no instance can be pinned to, and what can be done with them all the same."""
+    names = ", ".join(status.host.gpus_unsupported)
+    what = f'Not supported: {names}. An instance with gpus = "any" may use what ollama finds there.'
+    return pen.hanging(pen.text(what, "dim"), indent=1, width=pen.width) if names else []
+
+
 def _view(pen: Pen, status: Status, view: str, *, wide: bool, now: float | None) -> list[str]:
     if view == "gpus":
         drawn, count = draw_gpus(pen, status, wide=wide, now=now), len(status.gpus)
@@ -78,7 +85,7 @@ def _view(pen: Pen, status: Status, view: str, *, wide: bool, now: float | None)
         drawn, count = draw_processes(pen, status), len(status.processes)
     lines, width = drawn
     width = min(max(width, 80), pen.width)
-    trouble = _gpu_trouble(pen, status, pen.width) if view == "gpus" else []
+    trouble = [*_gpu_trouble(pen, status, pen.width), *_other_cards(pen, status)] if view == "gpus" else []
     if count:
         lines = [pen.rule(width), lines[0], pen.rule(width, double=True), *lines[1:], *trouble]
     else:

@@ -131,6 +131,7 @@ def host_view(inventory: Inventory, *, name: str, trouble: str | None) -> HostVi
         cuda=inventory.cuda,
         gpus_source=inventory.source,
         gpus_error=trouble or inventory.error,
+        gpus_unsupported=inventory.unsupported,
     )
 
 

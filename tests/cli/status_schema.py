@@ -48,6 +48,7 @@ HOST = thing(
     cuda=nullable(TEXT),
     gpus_source=one_of("nvml", "sysfs", "simulated", "none"),
     gpus_error=nullable(TEXT),
+    gpus_unsupported=some(TEXT),
 )
 GPU = thing(
     index=nullable(WHOLE),

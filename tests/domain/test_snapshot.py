@@ -30,7 +30,7 @@ steady = settings(derandomize=True, deadline=None, database=None, max_examples=6
 PROMISED = {
     "": "schema version time simulated supervisor host gpus instances models processes",
     "supervisor": "pid state started_at config config_changed + uptime_s version",
-    "host": "name driver cuda gpus_source + gpus_error",
+    "host": "name driver cuda gpus_source + gpus_error gpus_unsupported",
     "gpus": "index uuid vendor name pci state memory_total_bytes memory_used_bytes utilization_percent temperature_c "
     "power_w power_limit_w pcie_gen pcie_width instances age_s + lost_reason mig_parent pcie_gen_max pcie_width_max "
     "power_default_w clock_sm_mhz clock_sm_max_mhz clock_memory_mhz clock_memory_max_mhz throttle_reasons persistence "

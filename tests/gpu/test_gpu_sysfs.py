@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from ollamux.gpu.helper import merged
+from ollamux.gpu.model import GpuProcess, Inventory
 from ollamux.gpu.sysfs import read_inventory
 
 GIB = 1024**3
@@ -21,6 +23,13 @@ FULL = {
     "hwmon/hwmon3/temp1_input": "54000",
     "hwmon/hwmon3/power1_average": "99500000",
     "hwmon/hwmon3/power1_cap": "203000000",
+    "hwmon/hwmon3/power1_cap_default": "203000000",
+    "max_link_speed": "16.0 GT/s PCIe",
+    "max_link_width": "16",
+    "hwmon/hwmon3/freq1_input": "2105000000",
+    "hwmon/hwmon3/freq1_label": "sclk",
+    "hwmon/hwmon3/freq2_input": "1000000000",
+    "hwmon/hwmon3/freq2_label": "mclk",
 }
 
 
@@ -42,6 +51,8 @@ def test_one_card(tmp_path) -> None:
     assert (gpu.name, gpu.memory_total_bytes, gpu.memory_used_bytes) == ("AMD Radeon RX 6800", 16 * GIB, 2 * GIB)
     assert (gpu.utilization_percent, gpu.temperature_c, gpu.power_w, gpu.power_limit_w) == (42, 54, 99.5, 203.0)
     assert (gpu.pcie_gen, gpu.pcie_width, gpu.state) == (4, 16, "ok")
+    assert (gpu.pcie_gen_max, gpu.pcie_width_max, gpu.power_default_w) == (4, 16, 203.0)
+    assert (gpu.clock_sm_mhz, gpu.clock_memory_mhz) == (2105, 1000)
 
 
 def test_cards_are_numbered_by_address_not_by_name(tmp_path) -> None:
@@ -69,6 +80,11 @@ def test_a_card_without_a_serial(tmp_path, serial) -> None:
         ("hwmon/hwmon3/power1_average", "power_w"),
         ("hwmon/hwmon3/power1_cap", "power_limit_w"),
         ("uevent", "pci"),
+        ("max_link_speed", "pcie_gen_max"),
+        ("max_link_width", "pcie_width_max"),
+        ("hwmon/hwmon3/power1_cap_default", "power_default_w"),
+        ("hwmon/hwmon3/freq1_input", "clock_sm_mhz"),
+        ("hwmon/hwmon3/freq2_label", "clock_memory_mhz"),
     ],
 )
 def test_each_value_is_missing_alone(tmp_path, name, field) -> None:
@@ -91,3 +107,41 @@ def test_no_cards(tmp_path) -> None:
     put(tmp_path, "card0", {"vendor": "0x1002"})
     assert (read_inventory(tmp_path).source, read_inventory(tmp_path).gpus) == ("none", ())
     assert read_inventory(tmp_path / "nowhere").gpus == ()
+
+
+def write(path, text) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_the_processes_of_each_card(tmp_path) -> None:
+    drm, kfd = tmp_path / "drm", tmp_path / "kfd"
+    put(drm, "card0", FULL)
+    put(drm, "card1", FULL | {"uevent": "PCI_SLOT_NAME=0000:83:00.0", "unique_id": "2"})
+    for node, number, place in ((0, 0, 0), (1, 5023, 0x03 << 8), (2, 61000, 0x83 << 8)):
+        write(kfd / f"topology/nodes/{node}/gpu_id", f"{number}\n")
+        write(kfd / f"topology/nodes/{node}/properties", f"cpu_cores_count 0\nlocation_id {place}\ndomain 0\n")
+    write(kfd / "proc/4311/vram_5023", "8500000000\n")
+    write(kfd / "proc/4311/vram_61000", "0\n")
+    write(kfd / "proc/4311/pasid", "32770\n")
+    write(kfd / "proc/77/vram_61000", "12\n")
+    write(kfd / "proc/78/vram_61000", "odd\n")
+    write(kfd / "proc/79/vram_999", "12\n")
+
+    one, two = read_inventory(drm, kfd=kfd).gpus
+
+    assert one.processes == (GpuProcess(pid=4311, memory_bytes=8500000000),)
+    assert two.processes == (GpuProcess(pid=77, memory_bytes=12),)
+    assert [gpu.processes for gpu in read_inventory(drm, kfd=tmp_path / "nowhere").gpus] == [(), ()]
+
+
+def test_cards_of_other_makers_are_named(tmp_path) -> None:
+    put(tmp_path, "card0", {"vendor": "0x8086", "device": "0x56a0", "uevent": "PCI_SLOT_NAME=0000:03:00.0"})
+    put(tmp_path, "card1", {"vendor": "0x1a03", "device": "0x2000"})  # what draws the console of a server
+
+    inventory = read_inventory(tmp_path)
+
+    assert (inventory.source, inventory.gpus) == ("none", ())
+    assert inventory.unsupported == ("Intel GPU 0x56a0 (0000:03:00.0)",)
+    nvidia = Inventory(source="none", error="no driver")
+    assert merged(nvidia, inventory) == Inventory(source="none", error="no driver", unsupported=inventory.unsupported)

@@ -22,6 +22,7 @@ from ollamux.render.cells import cells, cut, wrap
 from ollamux.render.lines import event_line, log_prefix, progress_block
 from ollamux.render.picture import draw_picture, main
 from ollamux.render.sample import sample_status
+from ollamux.render.table import status_table
 
 SGR = re.compile(r"\x1b\[[0-9;]*m")
 EVENT = {
@@ -166,3 +167,13 @@ def test_a_line_that_is_well_gives_no_next_step() -> None:
         replace(status, instances=(odd,)), width=120, color=False, unicode=True, elapsed_s=1, spinner=0
     )
     assert "renew" not in block[1]
+
+
+def test_cards_that_are_not_supported_are_named() -> None:
+    status = replace(troubled(), host=replace(troubled().host, gpus_unsupported=("Intel GPU 0x56a0 (0000:03:00.0)",)))
+
+    drawn = status_table(status, width=60, color=False, unicode=True, view="gpus")
+
+    assert "Not supported: Intel GPU 0x56a0 (0000:03:00.0)." in drawn
+    assert max(map(len, drawn.splitlines())) <= 60
+    assert "Not supported" not in status_table(status, width=60, color=False, unicode=True)
