@@ -85,10 +85,11 @@ def marked(owner: str) -> dict[int, Mark]:
 def _is_descendant(pid: int, owner: str) -> bool:
     """Whether a marked process was started below one of our servers, and not by a person with a copied environment.
 
-    A server leads a session of its own. A session whose leader lives and carries no mark of ours is somebody's shell.
+    A server leads a session of its own. A session whose leader lives and carries no mark of ours is somebody's shell,
+    and so is one that was begun outside a container, which has no number in it.
     """
     seen = procs.stat(pid)
-    if seen is None or not procs.same_namespace(pid):
+    if seen is None or seen.session == 0 or not procs.same_namespace(pid):
         return False
     if seen.session == pid or not _lives(seen.session):
         return True

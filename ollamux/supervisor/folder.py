@@ -55,15 +55,11 @@ class Folder:
 
         The id is made at the first use; `handed` is that of the program before this one.
         """
-        self._identity = self._read_identity() if handed is None else handed.rpartition(" ")[2]
+        self._identity = identity_in(self.path) if handed is None else handed.rpartition(" ")[2]
         if not self._identity:
             self._identity = os.urandom(8).hex()
             self._write_identity()
         return handed or f"{self.path} {self._identity}"
-
-    def _read_identity(self) -> str:
-        known = (read_bounded(f"{self.path}/{_IDENTITY}", 64) or b"").decode("ascii", "replace").strip()
-        return known if known.isalnum() else ""
 
     def _write_identity(self) -> None:
         write_atomic(f"{self.path}/{_IDENTITY}", self._identity.encode() + b"\n")
@@ -100,12 +96,18 @@ class Folder:
                     f"(pid {self.lock.holder()}) uses that folder now",
                     hint="end one of the two: kill -TERM ends it in good order",
                 )
-        if self._read_identity() != self._identity:
+        if identity_in(self.path) != self._identity:
             self._write_identity()
         for name, text in self._kept.items():
             if not os.path.lexists(f"{self.path}/{name}"):
                 self._keep(name, text)
         return removed
+
+
+def identity_in(folder: str) -> str:
+    """Return the random id that is kept in a folder of state, empty where there is none."""
+    known = (read_bounded(f"{folder}/{_IDENTITY}", 64) or b"").decode("ascii", "replace").strip()
+    return known if known.isalnum() else ""
 
 
 def _running_already(pid: int | None) -> RefusedError:
