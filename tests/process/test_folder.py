@@ -31,8 +31,10 @@ def test_R30_a_second_up_is_refused_though_the_lock_was_removed(box: Box, what: 
     tidy(box, what)
 
     second = box.start()
+    ensured = box.ollamux("up", "--ensure", "-q", "--config", str(box.config_path))
 
     assert second.wait() == 7
+    assert (ensured.returncode, ensured.stdout) == (0, "")
     assert f"running already (pid {supervisor.pid})" in box.output()
     assert box.supervisor_pid() == supervisor.pid
     assert (box.instance("a")["pid"], len(box.starts("a"))) == (pid, 1)
