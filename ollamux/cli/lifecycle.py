@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ollamux.cli import screen
@@ -15,6 +17,19 @@ from ollamux.protocol.client import ask
 
 GRACE_S = 5.0
 """The supervisor keeps the time; the client waits this much longer for its answer."""
+_GOES_ON = "what was asked goes on by itself"
+_GOES_ON_ROLLING = "the instance that is being restarted goes on, those after it are left as they are"
+
+
+@contextmanager
+def going_on(what: str, *, simulated: bool) -> Iterator[None]:
+    """While something is waited for: say after Ctrl-C what goes on without us."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        flag = " --simulated" if simulated else ""
+        screen.say(f"\ninterrupted; {what}\n  ollamux status{flag} shows how far it is\n", fd=2)
+        raise
 
 
 def change(
@@ -53,7 +68,8 @@ def change(
     if not names and not every and not if_unhealthy:
         request["names"] = [_only_instance(command, status)]
     connection, _ = reach(which)
-    reply = ask(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
+    with going_on(_GOES_ON_ROLLING if rolling else _GOES_ON, simulated=which):
+        reply = ask(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
     tell(reply["outcomes"], quiet=quiet)
     if not reply["outcomes"] and not quiet:
         screen.write(f"nothing to {command}\n")
@@ -84,8 +100,9 @@ def down(*, simulated: bool, now: bool, quiet: bool) -> int:
     status, which = question({"cmd": "status"}, simulated=simulated)
     pid = int(status["status"]["supervisor"]["pid"])
     connection, _ = reach(which)
-    reply = ask(connection, {"cmd": "down", "hurry": now})
-    _wait_for_end(pid)
+    with going_on("the supervisor goes on stopping what it runs, and then itself", simulated=which):
+        reply = ask(connection, {"cmd": "down", "hurry": now})
+        _wait_for_end(pid)
     stuck = reply.get("stuck") or []
     if stuck:
         pids = ", ".join(map(str, stuck))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.lifecycle import GRACE_S, tell
+from ollamux.cli.lifecycle import GRACE_S, going_on, tell
 from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
 from ollamux.config.cache import cache_path, load_fleet
@@ -34,7 +34,8 @@ def reload(*, dry_run: bool, wait: bool, timeout: str, simulated: bool, quiet: b
     if dry_run:
         return int(Exit.OK)
     connection, _ = reach(which)
-    reply = ask(connection, {**request, "wait": wait, "timeout": timeout_s}, timeout_s=timeout_s + GRACE_S)
+    with going_on("the change goes on by itself", simulated=which):
+        reply = ask(connection, {**request, "wait": wait, "timeout": timeout_s}, timeout_s=timeout_s + GRACE_S)
     tell(reply["outcomes"], quiet=quiet)
     return int(reply["exit"])
 

@@ -15,6 +15,7 @@ from ollamux.cli.words import find, seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
+from ollamux.protocol.client import connect
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.programs import check_programs
 from ollamux.system.files import private_dir, read_bounded
@@ -70,6 +71,14 @@ def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def _listens(simulated: bool) -> bool:
+    connection = connect(os.environ, simulated=simulated)
+    if connection is None:
+        return False
+    connection.close()
+    return True
 
 
 def _running_already(simulated: bool, *, ensure: bool) -> int:
@@ -158,8 +167,8 @@ def _detached(path: Path, *, simulated: bool, wait: bool, timeout_s: float, quie
 
             return wait_until_ready(simulated=simulated, timeout_s=timeout_s, quiet=quiet)
     except RefusedError:
-        if ensure and is_running(simulated):
-            return int(Exit.OK)  # another one was quicker
+        if ensure and (is_running(simulated) or _listens(simulated)):
+            return int(Exit.OK)  # another one was quicker, or runs on though its lock was removed
         raise
     except KeyboardInterrupt:
         way_out = f"ollamux status{flag} shows how far it is, ollamux down{flag} ends it"

@@ -6,12 +6,15 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ollamux.domain.errors import NotRunningError, OllamuxError, TimedOutError
+from ollamux.domain.text import safe_text
 from ollamux.protocol.client import ask, connect
 from ollamux.system.places import state_dir
 
 if TYPE_CHECKING:
     import _socket
 
+NOBODY = "no supervisor is running"
+ADD_SIMULATED = "add --simulated to the command"
 ANSWER_WITHIN_S = 5.0
 """For what a supervisor answers from memory."""
 
@@ -32,8 +35,32 @@ def reach(simulated: bool) -> tuple[_socket.socket, bool]:
         return other, True
     if other is not None:
         other.close()
-        raise NotRunningError("no supervisor is running", hint="a simulation is: add --simulated to the command")
-    raise NotRunningError("no supervisor is running", hint="ollamux up -d starts it")
+    raise _nobody(beside=other is not None)
+
+
+def _nobody(*, beside: bool) -> NotRunningError:
+    """Return the error for a supervisor that is not there, with what is there in its place."""
+    left = _left_behind()
+    if left:
+        return NotRunningError(
+            f"{NOBODY}, but what an earlier one started goes on: {', '.join(left)}",
+            hint="ollamux up -d takes it over; after that ollamux down ends it",
+        )
+    return NotRunningError(NOBODY, hint=f"a simulation is: {ADD_SIMULATED}" if beside else "ollamux up -d starts it")
+
+
+def _left_behind() -> list[str]:
+    """Name the instances of which a supervisor that was killed left something, each with the first process of it."""
+    from ollamux.supervisor import family
+    from ollamux.supervisor.folder import identity_in
+
+    folder = state_dir(os.environ, simulated=False)
+    identity = identity_in(folder)
+    if not identity:
+        return []
+    marks = family.marked(f"{folder} {identity}")
+    first = {mark.instance: pid for pid, mark in sorted(marks.items(), reverse=True)}
+    return [f"{safe_text(name)} (pid {pid})" for name, pid in sorted(first.items())]
 
 
 def question(request: dict[str, Any], *, simulated: bool) -> tuple[dict[str, Any], bool]:

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ollamux.domain import events as ev
-from ollamux.domain.errors import Exit, RefusedError
+from ollamux.domain.errors import Exit
 from ollamux.domain.phases import Phase
 from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.effects import Effects
+from ollamux.supervisor.folder import Folder
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.programs import check_programs, launcher_for
@@ -30,10 +31,10 @@ from ollamux.supervisor.settle import settle_process
 from ollamux.supervisor.starter import Starter
 from ollamux.system import child
 from ollamux.system.clock import monotonic
-from ollamux.system.files import Lock, private_dir, read_bounded, sweep_drafts, write_atomic
+from ollamux.system.files import private_dir, sweep_drafts
 from ollamux.system.logfile import drop_unfinished
 from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
-from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
+from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.carried import Handover
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 GPU_PATIENCE_S = 0.5
 """Where no instance is pinned the cards are only shown, and are read after the instances have been started."""
 VIEWER_PATIENCE_S = 1.0
-LOCK_PATIENCE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,53 +74,20 @@ def supervise(launch: Launch, handed: Handover | None = None) -> int:
     state = state_dir(launch.env, simulated=simulated)
     logs = log_dir(launch.env, simulated=simulated)
     private_dir(state)
-    lock = Lock(f"{state}/lock")
+    folder = Folder(state, logs=logs)
     if handed is not None:
-        lock.inherit(handed.lock)
-    elif not _take(lock):
-        pid = lock.holder()
-        who = f" (pid {pid})" if pid is not None else ""
-        raise RefusedError(
-            f"a supervisor is running already{who}", hint="ollamux status shows it; ollamux down ends it"
-        )
+        folder.lock.inherit(handed.lock)
+    else:
+        folder.claim(launch.env, simulated=simulated)
     try:
         private_dir(logs)
         sweep_drafts(state)
         drop_unfinished(logs)
         if launch.config is not None:
-            _keep(f"{state}/config-path", launch.config)
-        return _Supervisor(launch, lock, state=state, logs=logs, programs=programs, handed=handed).run()
+            folder.keep_config(launch.config)
+        return _Supervisor(launch, folder, logs=logs, programs=programs, handed=handed).run()
     finally:
-        lock.release()
-
-
-def _keep(path: str, text: str) -> None:
-    """Write down what other commands find convenient to know; not being able to is no reason not to run."""
-    try:
-        write_atomic(path, text.encode() + b"\n")
-    except OSError:
-        pass
-
-
-def _take(lock: Lock) -> bool:
-    """Take the lock; somebody who only looks whether it is held holds it for a moment himself."""
-    until = monotonic() + LOCK_PATIENCE_S
-    while not lock.take():
-        if monotonic() > until:
-            return False
-        select.select([], [], [], 0.02)
-    return True
-
-
-def _identity(state: str) -> str:
-    """Return the random id of this folder of state, made at its first use."""
-    path = f"{state}/id"
-    known = (read_bounded(path, 64) or b"").decode("ascii", "replace").strip()
-    if known.isalnum():
-        return known
-    fresh = os.urandom(8).hex()
-    write_atomic(path, fresh.encode() + b"\n")
-    return fresh
+        folder.lock.release()
 
 
 def longest_stop_s(specs: Iterable[InstanceSpec]) -> float:
@@ -135,18 +102,17 @@ class _Supervisor:
     def __init__(
         self,
         launch: Launch,
-        lock: Lock,
+        folder: Folder,
         *,
-        state: str,
         logs: str,
         programs: Mapping[str, str],
         handed: Handover | None,
     ) -> None:
-        settle_process(state)
-        self._launch, self._lock, self._handed = launch, lock, handed
+        settle_process(folder.path)
+        self._launch, self._folder, self._handed = launch, folder, handed
         simulated = launch.box is not None
-        owner = (handed and handed.owner) or f"{state} {_identity(state)}"
-        self.core = core = Core(launch.fleet, journal=Journal(state), owner=owner, log_dir=logs)
+        owner = folder.owner(None if handed is None else handed.owner)
+        self.core = core = Core(launch.fleet, journal=Journal(folder.path), owner=owner, log_dir=logs)
         self.gpus = Gpus(core, source="simulated" if simulated else "auto", box=launch.box, env=launch.env)
         self.starter = Starter(
             core,
@@ -159,12 +125,12 @@ class _Supervisor:
         self._learn_versions(programs)
         self.effects = Effects(core, self.starter)
         self.effects.collected_elsewhere = self._own_children
-        self.memory = Memory(core, state)
+        self.memory = Memory(core, folder.path)
         self.server = Server(
             core.loop,
             lambda: runtime_dirs(launch.env, simulated=simulated),
             handle=self._handle,
-            bound=lambda path: _keep(f"{state}/{SOCKET_RECORD}", path),
+            bound=folder.keep_socket,
         )
         self.service = ServiceManager(core, launch.manager)
         self._watch: Watch | None = None
@@ -222,7 +188,7 @@ class _Supervisor:
     def _take_over(self, handed: Handover) -> None:
         from ollamux.supervisor.carry import take_over
 
-        take_over(self.core, self.gpus, self.effects, handed)
+        take_over(self.core, self.gpus, self.effects, handed, self._look_whether_down)
         self.starter.recall_versions(handed.versions)
         self._viewers = frozenset(pid for pid in handed.viewers if child.is_ours(pid))
         self.memory.plan()
@@ -252,6 +218,7 @@ class _Supervisor:
             check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
             carry=self._carry,
+            look_after=self._folder.look_after,
         )
         if self._handed is None:
             self._watch.begin(early)
@@ -262,7 +229,8 @@ class _Supervisor:
     def _carry(self) -> Handover:
         from ollamux.supervisor.carry import handover
 
-        core, lock, server = self.core, self._lock.fileno(), self.server.carried()
+        self._folder.look_after()  # the new program finds a lock that is not in its place to be no lock
+        core, lock, server = self.core, self._folder.lock.fileno(), self.server.carried()
         return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter)
 
     def _handle(self, client: Client, request: dict[str, Any]) -> None:

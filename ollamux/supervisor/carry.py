@@ -5,7 +5,7 @@ The two sides stand together, so that what one leaves out the other cannot forge
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -95,8 +95,8 @@ def handover(
     )
 
 
-def take_over(core: Core, gpus: Gpus, effects: Effects, handed: Handover) -> None:
-    """Go on with every instance from where it was. What is being ended goes on being ended."""
+def take_over(core: Core, gpus: Gpus, effects: Effects, handed: Handover, left_one: Callable[[], None]) -> None:
+    """Go on with every instance from where it was. What is being ended goes on being ended, as in `recover`."""
     if handed.inventory is not None:
         from ollamux.gpu.codec import inventory_from_json
 
@@ -106,7 +106,7 @@ def take_over(core: Core, gpus: Gpus, effects: Effects, handed: Handover) -> Non
     for pid in handed.leftovers:
         mark = family.mark_of(pid)
         if mark is not None and mark.owner == core.owner:
-            end(core, pid, mark, lambda: None)
+            end(core, pid, mark, left_one)
     if core.fleet.supervisor.max_parallel_starts:
         core.loop.call_later(SLOT_HOLD_S, core.free_slots)
     for unit in core.units.values():

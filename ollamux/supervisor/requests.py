@@ -14,6 +14,7 @@ from ollamux.domain.snapshot import VIEWS, as_json
 from ollamux.domain.tally import asked_for
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.family import MARKS
 from ollamux.supervisor.reload import Reload
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.settling import Settling, timeout_of
@@ -256,7 +257,9 @@ class Requests:
         if not isinstance(name, str):
             raise UsageError("no instance is named")
         unit = select(self._core.units, [name])[0]
-        client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": dict(self._environment(unit))})
+        # Without the mark: whatever a person starts with it would be taken for a process of the instance, and be ended.
+        env = {key: value for key, value in self._environment(unit).items() if key not in MARKS}
+        client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": env})
 
     def _reload(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()

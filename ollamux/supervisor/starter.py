@@ -14,7 +14,7 @@ from ollamux.domain.phases import GOING_DOWN
 from ollamux.domain.spec import OnDeath, Pinning
 from ollamux.domain.tally import restarted
 from ollamux.ollama.binary import find_ollama
-from ollamux.ollama.env import child_env, expand
+from ollamux.ollama.env import child_env, expand, rocr_token
 from ollamux.ollama.version import Version, parse_version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
 from ollamux.supervisor.programs import launcher_for
@@ -130,12 +130,24 @@ class Starter:
         limit = self._core.fleet.supervisor.max_parallel_starts
         if limit and self._core.starts_now(unit) >= (1 if self._first_ever() else limit):
             return START_SLOT, "waits for its turn: starts are staggered", None
-        left = sorted(pid for pid, mark in self._core.leftovers.items() if mark.instance == unit.name)
+        left = sorted(pid for pid, claim in self._core.leftovers.items() if claim.mark.instance == unit.name)
         if left:
             pids = ", ".join(map(str, left))
             return LEFTOVERS, f"waits until what an earlier run left is gone (pid {pids})", None
-        blocked = self._gpu_obstacle(unit) or self._neighbour(unit)
+        blocked = self._gpu_obstacle(unit) or self._leftover(unit) or self._neighbour(unit)
         return blocked or self._store_obstacle(unit) or port_obstacle(unit)
+
+    def _leftover(self, unit: Unit) -> tuple[str, str, None] | None:
+        """Return what an earlier run of another instance still holds: ports were swapped since, or a card has moved."""
+        cards = {name for gpu in unit.gpus for name in (gpu.uuid, rocr_token(gpu))}
+        for pid, claim in self._core.leftovers.items():
+            what = f"port {unit.spec.port}" if claim.port == unit.spec.port else None
+            if not unit.spec.share_gpu and cards & claim.devices:
+                what = what or "its GPU"
+            if what is not None:
+                run = f"an earlier run of {claim.mark.instance} (pid {pid})"
+                return LEFTOVERS, f"waits until {run} has let go of {what}", None
+        return None
 
     def _neighbour(self, unit: Unit) -> tuple[str, str, None] | None:
         """Return what another instance is about to leave and this one needs, as when two swap their ports."""

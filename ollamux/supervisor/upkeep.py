@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import OllamuxError, RefusedError
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.server import Server
@@ -24,13 +25,22 @@ class Upkeep:
     """Rare, cheap looks. Trouble with a disk is said at most once a minute and costs the instances nothing."""
 
     def __init__(
-        self, core: Core, server: Server, observer: Observer, memory: Memory, *, config: str | None, source: bytes
+        self,
+        core: Core,
+        server: Server,
+        observer: Observer,
+        memory: Memory,
+        *,
+        config: str | None,
+        source: bytes,
+        folder: Callable[[], bool],
     ) -> None:
         self._core = core
         self._memory = memory
         self._server = server
         self._observer = observer
         self._config = config
+        self._folder = folder
         self.source = source
         """The very bytes of the configuration in force."""
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)
@@ -42,12 +52,27 @@ class Upkeep:
 
     def _look(self) -> None:
         self._core.loop.call_later(INTERVAL_S, self._look)
+        if self._look_after_folder():
+            try:
+                self._server.look_after()
+            except OllamuxError as error:
+                self._complain(error.message)
+            self._memory.look_after()
+        self._compare_config()
+
+    def _look_after_folder(self) -> bool:
+        """Put back what is missing; False where the folder is another supervisor's by now, or cannot be used."""
         try:
-            self._server.look_after()
+            if self._folder():
+                self._core.note(None, "the lock was removed from the folder of state, and was put back")
+        except RefusedError as error:
+            self._complain(f"{error.message}; {error.hint}")
+            return False
         except OllamuxError as error:
             self._complain(error.message)
-        self._memory.look_after()
-        self._compare_config()
+        except OSError as error:
+            self._complain(f"the folder of state cannot be written: {error.strerror}")
+        return True
 
     def _look_at_logs(self) -> None:
         """Rotate what has grown too large; of a log that grows faster than that, a part is dropped and this said."""

@@ -63,6 +63,7 @@ class Watch:
         check: Callable[[FleetSpec], object],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         carry: Callable[[], Handover],
+        look_after: Callable[[], bool],
     ) -> None:
         self._core = core
         self._gpus = gpus
@@ -96,7 +97,7 @@ class Watch:
             reload=reload,
             simulate=self._simulate if simulated else None,
         )
-        self._carry = carry
+        self._carry, self._look_after = carry, look_after
         self._upgrading: Upgrade | None = None
         gpus.listeners.append(self._on_gpus)
 
@@ -189,7 +190,13 @@ class Watch:
         if self.upkeep is not None:
             return
         self.upkeep = Upkeep(
-            self._core, self._server, self.observer, self._memory, config=self._launch.config, source=self._source
+            self._core,
+            self._server,
+            self.observer,
+            self._memory,
+            config=self._launch.config,
+            source=self._source,
+            folder=self._look_after,
         )
         self._load_the_rest()
 

@@ -198,12 +198,28 @@ class Lock:
 
     def inherit(self, fd: int) -> None:
         """Go on with a descriptor that the program before this one had locked. Raises RefusedError."""
-        held, there = os.fstat(fd), os.stat(self.path)
-        if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+        held, self._fd = self._fd, fd
+        if not self.is_in_place():
+            self._fd = held
             raise RefusedError(f"{self.path} is not the file that was locked any more")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.set_inheritable(fd, False)
-        self._fd = fd
+
+    def is_in_place(self) -> bool:
+        """Whether the file that was locked is still the one at the path, where others look for it."""
+        try:
+            held, there = os.fstat(self._fd), os.lstat(self.path)
+        except OSError:
+            return False
+        return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
+
+    def put_back(self) -> bool:
+        """Lock the file that is at the path by now, made anew where there is none; False where another holds it."""
+        before = self._fd
+        if not self.take():
+            return False
+        os.close(before)
+        return True
 
     def fileno(self) -> int:
         """Return the locked descriptor."""

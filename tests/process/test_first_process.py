@@ -111,3 +111,23 @@ def test_R81_as_the_first_process_a_signal_is_down_and_the_exit_code_tells(box: 
     assert len(pids) == 2
     assert not [pid for pid in pids if alive(pid)]
     assert [box.changes(name)[-1] for name in ("a", "b")] == ["STOPPED", "STOPPED"]
+
+
+def test_R26_a_process_whose_session_was_begun_outside_is_no_process_of_ours(box: Box) -> None:
+    """Entered from outside with a copy of a server's environment, it has no session that could be looked at."""
+    box.config("a")
+    box.state.mkdir(mode=0o700)
+    (box.state / "id").write_text("0123456789abcdef\n")
+    mark = {"OLLAMUX_SUPERVISOR": str(box.state), "OLLAMUX_SUPERVISOR_ID": "0123456789abcdef"}
+    env = box.env | mark | {"OLLAMUX_INSTANCE": "a", "OLLAMUX_GENERATION": "1"}
+    words = " ".join(f"{key}={value}" for key, value in box.env.items())
+    command = Path(sys.executable).with_name("ollamux")
+    script = f"sleep 1000 & env -i {words} {command} up --config {box.config_path} & wait %1; exec sleep 1000"
+    holder = box.stranger(*NAMESPACE, "--kill-child", "sh", "-c", script, env=env, stdout=subprocess.DEVNULL)
+
+    wait_for(lambda: box.socket_path.exists() and box.status()["instances"], "it listens")
+    box.wait_ready()
+
+    assert not any("ending pid" in reason for reason in box.reasons())
+    assert box.ask("down")["exit"] == 0
+    assert holder.poll() is None

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import pytest
-from process_box import Box, alive, parent_of, process_state, wait_for
+from process_box import Box, alive, environment_of, parent_of, process_state, wait_for
 
 
 def remembered(box: Box) -> dict[str, Any]:
@@ -255,6 +255,72 @@ def test_R26_leftovers_that_ignore_term_are_killed_before_the_next_start(box: Bo
     assert not alive(left)
 
 
+def test_R26_ports_that_were_swapped_between_two_lives_are_waited_for_by_name(box: Box) -> None:
+    box.config("a", "b")
+    box.set("b", "ignore-term")
+    supervisor = box.up()
+    left = box.instance("b")["pid"]
+    supervisor.kill()
+    box.ports["a"], box.ports["b"] = box.ports["b"], box.ports["a"]
+    box.config("a", "b")
+
+    box.up(ready=False, haste={"ollamux.supervisor.recovery.END_AFTER_S": 1.0})
+
+    told = f"waits until an earlier run of b (pid {left}) has let go of port {box.ports['a']}"
+    wait_for(lambda: box.instance("a")["reason"] == told, "its own leftover is gone by then")
+    assert box.ask("start", names=["a", "b"])["exit"] == 0
+    assert not any("is held by" in reason for reason in box.reasons())
+
+
+def test_R26_a_down_after_an_upgrade_waits_for_what_an_earlier_run_left_and_no_longer(box: Box) -> None:
+    box.config("a")
+    box.set("a", "ignore-term")
+    supervisor = box.up()
+    left = box.instance("a")["pid"]
+    supervisor.kill()
+    box.config("a", instances={"a": {"num_parallel": 3}}, restart={"stop_timeout": "5s"})
+    supervisor = box.up(ready=False, haste={"ollamux.supervisor.recovery.END_AFTER_S": 2.0})
+    assert box.ollamux("upgrade").returncode == 0
+    assert alive(left)
+
+    reply = box.ask("down")
+
+    assert (reply["exit"], reply["stuck"]) == (0, [])
+    assert not alive(left)
+    assert supervisor.wait() == 0
+
+
+def test_R26_a_supervisor_whose_own_environment_bears_a_mark_does_not_end_itself(box: Box) -> None:
+    """Started from a copy of a server's environment."""
+    box.config("a")
+    box.up_detached()
+    mark = {name: value for name, value in environment_of(box.instance("a")["pid"]).items() if "OLLAMUX" in name}
+    assert box.ollamux("down").returncode == 0
+    box.env |= mark
+
+    box.up_detached()
+    box.up_detached("--ensure")
+
+    assert box.wait_phase("a", "READY")["pid"] is not None
+    assert not any("ending pid" in reason for reason in box.reasons())
+
+
+def test_R26_what_a_person_starts_with_the_environment_that_env_prints_is_left_alone(box: Box) -> None:
+    box.config("a")
+    supervisor = box.up()
+    shown = box.ollamux("env", "a", "--reveal").stdout.splitlines()
+    env = dict(line.partition("=")[::2] for line in shown)
+    assert env["OLLAMA_HOST"].endswith(str(box.ports["a"]))
+    stranger = box.stranger("/bin/sleep", "1000", env=env)
+
+    supervisor.kill()
+    box.up()
+    box.ask("restart", names=["a"])
+    box.ask("down")
+
+    assert stranger.poll() is None, "a stranger was signalled"
+
+
 def test_R23_with_on_death_stop_the_servers_and_their_runners_go_with_the_supervisor(box: Box) -> None:
     box.config("a", "b", supervisor={"on_death": "stop"})
     box.set("a", "runners", 2)
@@ -329,6 +395,33 @@ def test_R39_a_damaged_state_file_is_put_aside_and_said(box: Box) -> None:
         assert sum("was put aside" in reason for reason in box.reasons()) == number + 1
         assert box.ask("down")["exit"] == 0
         assert supervisor.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gen", "1e400"),
+        ("gen", "-1"),
+        ("gen", "9" * 30),
+        ("restarts", "-1"),
+        ("log_start", "-5"),
+        ("proof", '["nonsense", "x"]'),
+        ("proof", '"x"'),
+        ("gpus", r'["\ud800"]'),
+        ("version", r'"\udcff"'),
+    ],
+)
+def test_R39_a_state_file_with_nonsense_in_it_is_put_aside(box: Box, field: str, value: str) -> None:
+    box.config("a")
+    box.up().kill()
+    record = remembered(box)
+    record["units"]["a"][field] = "HERE"
+    (box.state / "state.json").write_text(json.dumps(record).replace('"HERE"', value))
+
+    box.up()
+
+    assert any("was put aside" in reason for reason in box.reasons())
+    assert box.instance("a")["restarts"] == 0
 
 
 def test_R39_the_state_file_is_replaced_as_a_whole(box: Box) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from process_box import Box, Supervisor, wait_for
+from process_box import Box, Supervisor, alive, wait_for
 
 from ollamux.gpu.simulated import Usage, fault_path, write_usage
 from ollamux.simulation.box import create_box, default_cards
@@ -180,3 +180,23 @@ def test_a_stop_while_it_waits_for_memory_is_a_stop(cards: Cards) -> None:
     assert box.rounds_at_rest() < 100, "nobody waits, nobody looks"
     supervisor.signal(signal.SIGTERM)
     assert supervisor.wait() == 0
+
+
+def test_R26_a_card_is_waited_for_that_an_instance_of_another_name_had_in_an_earlier_life(cards: Cards) -> None:
+    box = cards.box
+    box.set("a", "ignore-term")
+    supervisor = cards.up()
+    left = box.instance("a")["pid"]
+    supervisor.kill()
+    box.config(instances={"b": {"gpus": [1]}})
+    box.set("b", "device-lines", DEVICE)
+
+    haste = cards.haste | {"ollamux.supervisor.recovery.END_AFTER_S": 1.0}
+    supervisor = box.start("--simulated", "--config", str(box.config_path), haste=haste)
+    wait_for(lambda: box.listens(supervisor.pid), "it listens")
+
+    told = f"waits until an earlier run of a (pid {left}) has let go of its GPU"
+    wait_for(lambda: box.instance("b")["reason"] == told, "b says what it waits for")
+    assert box.starts("b") == []
+    box.wait_phase("b", "READY")
+    assert not alive(left)
