@@ -17,7 +17,7 @@ from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.programs import check_programs
-from ollamux.system.files import private_dir, read_bounded
+from ollamux.system.files import open_plain, private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
 BOOT_PATIENCE_S = 30.0
@@ -58,7 +58,7 @@ def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
     Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
     """
     try:
-        fd = os.open(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_plain(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -175,7 +175,7 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     logs = log_dir(os.environ, simulated=simulated)
     private_dir(logs)
     read, write = os.pipe()
-    out = os.open(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    out = open_plain(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
     words += ["--simulated"] if simulated else []
     os.posix_spawn(

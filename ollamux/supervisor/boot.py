@@ -176,8 +176,9 @@ class _Supervisor:
     def run(self) -> int:
         """Listen, recover, start, and watch until stopped."""
         core, launch = self.core, self._launch
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in (signal.SIGTERM, signal.SIGINT):
             core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
+        core.loop.on_signal(signal.SIGQUIT, lambda: self.shut_down(True, None))  # who quits does not want to wait
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means what it says
             core.loop.on_signal(signal.SIGHUP, self._hang_up)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program before this one held all of them back

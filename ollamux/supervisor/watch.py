@@ -29,6 +29,7 @@ from ollamux.supervisor.starter import Starter
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
+from ollamux.system.patience import patiently
 from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
@@ -193,7 +194,11 @@ class Watch:
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
-        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
+        env, simulated = self._launch.env, self._launch.box is not None
+        try:
+            told = patiently("what a start risks", lambda: forewarnings(fleet, env, simulated=simulated))
+        except TimeoutError:
+            return
         for warning in told:
             if warning not in self._warned:
                 self._core.note(None, f"warning: {warning}")
