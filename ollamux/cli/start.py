@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import sys
@@ -17,7 +16,7 @@ from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.programs import check_programs
-from ollamux.system.files import open_plain, private_dir, read_bounded
+from ollamux.system.files import is_locked, open_plain, private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
 BOOT_PATIENCE_S = 30.0
@@ -53,23 +52,8 @@ def up(
 
 
 def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether somebody holds the supervisor's lock, answering or not.
-
-    Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
-    """
-    try:
-        fd = open_plain(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks; the supervisor will say so
-    finally:
-        os.close(fd)
-    return False
+    """Whether somebody holds the supervisor's lock, answering or not."""
+    return is_locked(f"{state_dir(env, simulated=simulated)}/lock")
 
 
 def _running_already(simulated: bool, *, ensure: bool) -> int:

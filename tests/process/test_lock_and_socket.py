@@ -59,6 +59,31 @@ def test_R33_a_socket_that_was_removed_comes_back(box: Box) -> None:
     assert stat.S_IMODE(box.socket_path.stat().st_mode) == 0o600
 
 
+def test_R33_while_the_socket_is_gone_every_command_says_so(box: Box) -> None:
+    """And none says that no supervisor runs, which would make a person start another one."""
+    box.config("a")
+    supervisor = box.up(haste={"ollamux.supervisor.upkeep.INTERVAL_S": 3600.0})
+    box.socket_path.unlink()
+
+    for words in (("status",), ("status", "-o", "json"), ("restart", "a", "--if-running", "-q"), ("down",)):
+        done = box.ollamux(*words)
+        assert (done.returncode, done.stdout) == (8, ""), done
+        assert f"a supervisor runs (pid {supervisor.pid}), but its control socket is gone" in done.stderr
+        assert "ask once more" in done.stderr
+    assert supervisor.runs
+    assert len(box.starts("a")) == 1
+
+
+def test_R33_a_command_waits_a_moment_for_a_supervisor_that_is_about_to_listen(box: Box) -> None:
+    box.config("a")
+    box.up(haste={"ollamux.supervisor.upkeep.INTERVAL_S": 0.5})
+    box.socket_path.unlink()
+
+    assert box.ollamux("restart", "a", "-q").returncode == 0
+
+    assert len(box.starts("a")) == 2
+
+
 def test_R33_a_runtime_folder_that_was_removed_comes_back(box: Box) -> None:
     box.config("a")
     supervisor = box.up()
