@@ -37,6 +37,7 @@ from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, st
 
 if TYPE_CHECKING:
     from ollamux.supervisor.carried import Handover
+    from ollamux.supervisor.vram import Vram
     from ollamux.supervisor.watch import Watch
 
 GPU_PATIENCE_S = 0.5
@@ -168,6 +169,7 @@ class _Supervisor:
         )
         self.service = ServiceManager(core, launch.manager)
         self._watch: Watch | None = None
+        self._vram: Vram | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
         self._over = False
@@ -238,7 +240,7 @@ class _Supervisor:
         from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
 
-        vram = Vram(self.core, self.gpus)
+        self._vram = vram = Vram(self.core, self.gpus)
         self.effects.leader_gone, self.effects.ended = vram.leader_gone, vram.ended
         self.starter.vram_obstacle = vram.obstacle
         self.core.changed.append(lambda unit, before: self._look_whether_down())
@@ -257,14 +259,16 @@ class _Supervisor:
         if self._handed is None:
             self._watch.begin(early)
         else:
+            vram.go_on(self._handed.units)
             self._watch.go_on(self._handed, clients)
             self._handed = None
 
     def _carry(self) -> Handover:
         from ollamux.supervisor.carry import handover
 
+        assert self._vram is not None  # noqa: S101 - the loop begins after it
         core, lock, server = self.core, self._lock.fileno(), self.server.carried()
-        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter)
+        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter, vram=self._vram)
 
     def _handle(self, client: Client, request: dict[str, Any]) -> None:
         assert self._watch is not None  # noqa: S101 - the loop, and with it every client, begins after it

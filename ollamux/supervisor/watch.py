@@ -135,12 +135,12 @@ class Watch:
         what = f"{running} instance{'' if running == 1 else 's'} untouched"
         self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
         self._warned = handed.warned
-        asked = {unit.name: unit.canary_asked for unit in handed.units}
+        canaries = {unit.name: unit.canary for unit in handed.units}
         preloading = {unit.name for unit in handed.units if unit.preloading}
         for unit in self._core.units.values():
             self.checks.begin(unit)
             self.checks.go_on(unit)
-            self.canaries.go_on(unit, asked.get(unit.name, ()))
+            self.canaries.go_on(unit, canaries.get(unit.name))
             self.notifier.look(unit)
             if unit.name in preloading and unit.state.phase is Phase.READY:
                 self.preload.go_on(unit)
