@@ -13,7 +13,10 @@ from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
 from ollamux.domain.errors import Exit, NotRunningError, UsageError
 from ollamux.domain.text import safe_text
-from ollamux.protocol.client import ask
+from ollamux.protocol.client import ask, peer_pid
+from ollamux.system.clock import monotonic
+from ollamux.system.files import is_locked
+from ollamux.system.places import state_dir
 
 GRACE_S = 5.0
 """The supervisor keeps the time; the client waits this much longer for its answer."""
@@ -97,12 +100,12 @@ def tell(outcomes: list[dict[str, Any]], *, quiet: bool) -> None:
 
 def down(*, simulated: bool, now: bool, quiet: bool) -> int:
     """Stop all instances and the supervisor; return once it is gone."""
-    status, which = question({"cmd": "status"}, simulated=simulated)
-    pid = int(status["status"]["supervisor"]["pid"])
+    _, which = question({"cmd": "status"}, simulated=simulated)
     connection, _ = reach(which)
+    pid = peer_pid(connection)
     with going_on("the supervisor goes on stopping what it runs, and then itself", simulated=which):
         reply = ask(connection, {"cmd": "down", "hurry": now})
-        _wait_for_end(pid)
+        _wait_for_end(pid, f"{state_dir(os.environ, simulated=which)}/lock")
     stuck = reply.get("stuck") or []
     if stuck:
         pids = ", ".join(map(str, stuck))
@@ -113,10 +116,16 @@ def down(*, simulated: bool, now: bool, quiet: bool) -> int:
     return int(reply["exit"])
 
 
-def _wait_for_end(pid: int, patience_s: float = 10.0) -> None:
-    """Return once the process is gone, so that the next command finds nothing of it."""
+def _wait_for_end(pid: int | None, lock: str, patience_s: float = 10.0) -> None:
+    """Return once the process is gone, so that the next command finds nothing of it.
+
+    One that cannot be seen from here, as from inside a container, is gone when it has let go of its lock.
+    """
+    until = monotonic() + patience_s
+    while pid is None and is_locked(lock) and monotonic() < until:
+        select.select([], [], [], 0.02)
     try:
-        handle = os.pidfd_open(pid)
+        handle = os.pidfd_open(pid or 0)
     except OSError:
         return
     poll = select.poll()

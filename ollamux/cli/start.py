@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import sys
@@ -18,7 +17,7 @@ from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedErro
 from ollamux.protocol.client import connect
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.programs import check_programs
-from ollamux.system.files import private_dir, read_bounded
+from ollamux.system.files import is_locked, open_plain, private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
 BOOT_PATIENCE_S = 30.0
@@ -54,23 +53,8 @@ def up(
 
 
 def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether somebody holds the supervisor's lock, answering or not.
-
-    Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
-    """
-    try:
-        fd = os.open(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks; the supervisor will say so
-    finally:
-        os.close(fd)
-    return False
+    """Whether somebody holds the supervisor's lock, answering or not."""
+    return is_locked(f"{state_dir(env, simulated=simulated)}/lock")
 
 
 def _listens(simulated: bool) -> bool:
@@ -184,7 +168,7 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     logs = log_dir(os.environ, simulated=simulated)
     private_dir(logs)
     read, write = os.pipe()
-    out = os.open(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    out = open_plain(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
     words += ["--simulated"] if simulated else []
     os.posix_spawn(

@@ -312,7 +312,9 @@ def stuck(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     """Not even SIGKILL ended it: it hangs in the kernel. Its GPU and port stay reserved until it goes."""
     if not _due(state, now):
         return Step(state)
-    reason = "does not end even on SIGKILL: it hangs in the kernel (driver?)"
+    hangs = "does not end even on SIGKILL: it hangs in the kernel (driver?)"
+    # Why it was to end is told all the same: it is what follows from, once it has gone.
+    reason = f"{state.reason}; {hangs}" if state.reason else hangs
     return Step(enter(state, Phase.STUCK, now=now, deadline=None, reason=reason))
 
 

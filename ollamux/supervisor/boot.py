@@ -38,6 +38,7 @@ from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.carried import Handover
+    from ollamux.supervisor.vram import Vram
     from ollamux.supervisor.watch import Watch
 
 GPU_PATIENCE_S = 0.5
@@ -134,6 +135,7 @@ class _Supervisor:
         )
         self.service = ServiceManager(core, launch.manager)
         self._watch: Watch | None = None
+        self._vram: Vram | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
         self._over = False
@@ -142,8 +144,9 @@ class _Supervisor:
     def run(self) -> int:
         """Listen, recover, start, and watch until stopped."""
         core, launch = self.core, self._launch
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in (signal.SIGTERM, signal.SIGINT):
             core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
+        core.loop.on_signal(signal.SIGQUIT, lambda: self.shut_down(True, None))  # who quits does not want to wait
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means what it says
             core.loop.on_signal(signal.SIGHUP, self._hang_up)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program before this one held all of them back
@@ -203,7 +206,7 @@ class _Supervisor:
         from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
 
-        vram = Vram(self.core, self.gpus)
+        self._vram = vram = Vram(self.core, self.gpus)
         self.effects.leader_gone, self.effects.ended = vram.leader_gone, vram.ended
         self.starter.vram_obstacle = vram.obstacle
         self.core.changed.append(lambda unit, before: self._look_whether_down())
@@ -223,15 +226,17 @@ class _Supervisor:
         if self._handed is None:
             self._watch.begin(early)
         else:
+            vram.go_on(self._handed.units)
             self._watch.go_on(self._handed, clients)
             self._handed = None
 
     def _carry(self) -> Handover:
         from ollamux.supervisor.carry import handover
 
+        assert self._vram is not None  # noqa: S101 - the loop begins after it
         self._folder.look_after()  # the new program finds a lock that is not in its place to be no lock
         core, lock, server = self.core, self._folder.lock.fileno(), self.server.carried()
-        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter)
+        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter, vram=self._vram)
 
     def _handle(self, client: Client, request: dict[str, Any]) -> None:
         assert self._watch is not None  # noqa: S101 - the loop, and with it every client, begins after it

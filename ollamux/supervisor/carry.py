@@ -27,9 +27,10 @@ from ollamux.system import child, follow
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.vram import Vram
 
 
-def _carried(unit: Unit) -> CarriedUnit:
+def _carried(unit: Unit, vram: Vram) -> CarriedUnit:
     """Return what cannot be found again of an instance."""
     unread = 0 if unit.reader is None else unit.reader.unread
     return CarriedUnit(
@@ -54,7 +55,8 @@ def _carried(unit: Unit) -> CarriedUnit:
         fingerprint=fingerprint_of(unit),
         tally=unit.tally,
         served_at=unit.served_at,
-        canary_asked=() if unit.canary is None else unit.canary.state.asked,
+        canary=None if unit.canary is None else unit.canary.carried(),
+        vram=vram.carried(unit),
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
         degraded=unit.degraded,
         incidents=tuple(sorted(unit.incidents)),
@@ -73,6 +75,7 @@ def handover(
     *,
     viewers: Iterable[int],
     starter: Starter,
+    vram: Vram,
 ) -> Handover:
     """Return what the supervisor itself is and has."""
     return Handover(
@@ -89,7 +92,7 @@ def handover(
         lock=lock,
         listener=sockets[0],
         clients=sockets[1],
-        units=tuple(_carried(unit) for unit in core.units.values()),
+        units=tuple(_carried(unit, vram) for unit in core.units.values()),
         leftovers=tuple(core.leftovers),
         versions=starter.carried_versions(),
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import select
 import socket
-import struct
 from collections.abc import Mapping
 
 from ollamux.domain.errors import RefusedError
+from ollamux.protocol.client import peer_pid
 from ollamux.system.clock import monotonic
 from ollamux.system.files import Lock, private_dir, read_bounded, write_atomic
 from ollamux.system.places import SOCKET_RECORD, socket_paths
@@ -126,13 +126,5 @@ def _listener(paths: tuple[str, ...]) -> tuple[bool, int | None]:
                 return True, None  # so many wait to be let in that there is no room for one more
             except OSError:
                 continue
-            return True, _peer(probe)
+            return True, peer_pid(probe)
     return False, None
-
-
-def _peer(connection: socket.socket) -> int | None:
-    option = getattr(socket, "SO_PEERCRED", None)
-    if option is None:
-        return None
-    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
-    return int(pid) or None

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ollamux.domain.errors import Exit, OllamuxError
+from ollamux.domain.errors import Exit, OllamuxError, TimedOutError
 from ollamux.domain.spec import FleetSpec, OnDeath
+from ollamux.domain.text import safe_text
 from ollamux.ollama.binary import find_ollama
+from ollamux.system.patience import patiently
+
+SILENT = "does not answer; is it on a file system over the network?"
 
 
 def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
@@ -15,12 +19,21 @@ def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
     for spec in fleet.instances:
         if spec.enabled and spec.ollama not in found:
             try:
-                found[spec.ollama] = find_ollama(spec.ollama, env)
+                found[spec.ollama] = find_program(spec.ollama, env)
             except OllamuxError as error:
                 message = f"instance {spec.name}: {error.message}"
-                raise OllamuxError(message, hint=error.hint, exit_code=Exit.NOT_FOUND) from None
+                code = Exit.TIMEOUT if isinstance(error, TimedOutError) else Exit.NOT_FOUND
+                raise OllamuxError(message, hint=error.hint, exit_code=code) from None
     launcher_for(fleet.supervisor.on_death, env)
     return found
+
+
+def find_program(name: str, env: Mapping[str, str]) -> str:
+    """Return the path of a program. Raises OllamuxError; TimedOutError where whatever it lies on does not answer."""
+    try:
+        return patiently(f"the program {name}", lambda: find_ollama(name, env))
+    except TimeoutError:
+        raise TimedOutError(f"the program {safe_text(name)} {SILENT}") from None
 
 
 def launcher_for(on_death: OnDeath, env: Mapping[str, str]) -> tuple[str, ...]:

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ollamux.domain import events as ev
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import OllamuxError, TimedOutError
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import GOING_DOWN
 from ollamux.domain.spec import OnDeath, Pinning
 from ollamux.domain.tally import restarted
-from ollamux.ollama.binary import find_ollama
 from ollamux.ollama.env import child_env, expand, rocr_token
 from ollamux.ollama.version import Version, parse_version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
-from ollamux.supervisor.programs import launcher_for
+from ollamux.supervisor.programs import SILENT, find_program, launcher_for
 from ollamux.supervisor.unit import Unit
 from ollamux.system import child, follow, logfile, ports
 from ollamux.system.clock import monotonic
+from ollamux.system.patience import patiently
 
 if TYPE_CHECKING:
     from ollamux.supervisor.gpus import Gpus
@@ -69,8 +69,14 @@ class Starter:
             self._core.dispatch(unit, ev.SpawnBlocked(gen=gen, resource=resource, reason=reason, retry_s=retry_s))
             return
         try:
-            program = find_ollama(unit.spec.ollama, self._env)
+            program = self.program(unit)
             log_fd = logfile.open_log(unit.log_path)
+        except TimedOutError as error:
+            resource = f"program {unit.spec.ollama}"
+            self._core.dispatch(
+                unit, ev.SpawnBlocked(gen=gen, resource=resource, reason=error.message, retry_s=GPU_RETRY_S)
+            )
+            return
         except OllamuxError as error:
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=error.message, permanent=True))
             return
@@ -91,7 +97,8 @@ class Starter:
         try:
             unit.child = child.spawn([*self.launcher, program, "serve"], self.environment(unit, program), log_fd=log_fd)
         except OSError as error:
-            transient = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+            # A file that is busy is being written: an installer is at work.
+            transient = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
             reason = f"{program} could not be started: {error.strerror}"
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=not transient))
             return
@@ -123,7 +130,7 @@ class Starter:
 
     def program(self, unit: Unit) -> str:
         """Return the program an instance is started from. Raises OllamuxError."""
-        return find_ollama(unit.spec.ollama, self._env)
+        return find_program(unit.spec.ollama, self._env)
 
     def _obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
         """Return (resource, reason, seconds until the next look) where a start has to wait."""
@@ -170,7 +177,10 @@ class Starter:
         """Whether no server has made its key yet: servers that make it at the same time race for the file."""
         if any(unit.server_version is not None for unit in self._core.units.values()):
             return False
-        return not os.path.exists(f"{self._home}/.ollama/id_ed25519")
+        try:
+            return not patiently(self._home, lambda: os.path.exists(f"{self._home}/.ollama/id_ed25519"))
+        except TimeoutError:
+            return True
 
     def _gpu_obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
         if unit.spec.pinning is not Pinning.GPUS:
@@ -195,7 +205,10 @@ class Starter:
         if unit.spec.store is None:
             return None
         store = expand(unit.spec.store, self._home)
-        problem = store_problem(store)
+        try:
+            problem = patiently(f"the store {store}", lambda: store_problem(store))
+        except TimeoutError:
+            problem = SILENT
         return None if problem is None else (f"store {store}", f"the store {store} {problem}", GPU_RETRY_S)
 
 

@@ -12,6 +12,8 @@ from ollamux.supervisor.server import Server
 from ollamux.supervisor.view import Observer
 from ollamux.system import logfile
 from ollamux.system.clock import monotonic
+from ollamux.system.files import open_plain
+from ollamux.system.patience import patiently
 
 INTERVAL_S = 10.0
 HURRY_S = 1.0
@@ -43,7 +45,7 @@ class Upkeep:
         self._folder = folder
         self.source = source
         """The very bytes of the configuration in force."""
-        self._seen: tuple[int, int, int] | None = (-1, -1, -1)
+        self._seen: _Stamp = (-1, -1, -1)
         self._complained_at = -_COMPLAIN_AGAIN_S
         self._sizes: dict[str, int] = {}
         self._grown = core.fleet.supervisor.log_total_max_bytes  # who knows what was before us
@@ -110,15 +112,14 @@ class Upkeep:
         self._compare_config()
 
     def _compare_config(self) -> None:
-        stamp = _stamp(self._config)
-        if stamp == self._seen or self._config is None:
+        config, seen, source = self._config, self._seen, self.source
+        if config is None:
             return
-        self._seen = stamp
         try:
-            with open(self._config, "rb") as file:
-                self._observer.config_changed = file.read(len(self.source) + 1) != self.source
-        except OSError:
-            self._observer.config_changed = True
+            self._seen, changed = patiently(f"the file {config}", lambda: _compared(config, seen, source))
+        except TimeoutError:
+            return
+        self._observer.config_changed = self._observer.config_changed if changed is None else changed
 
     def _complain(self, reason: str) -> None:
         if monotonic() - self._complained_at >= _COMPLAIN_AGAIN_S:
@@ -126,11 +127,17 @@ class Upkeep:
             self._core.note(None, reason)
 
 
-def _stamp(path: str | None) -> tuple[int, int, int] | None:
-    if path is None:
-        return None
+_Stamp = tuple[int, int, int]
+
+
+def _compared(path: str, seen: _Stamp, source: bytes) -> tuple[_Stamp, bool | None]:
+    """Return what a file is known by and whether it holds other bytes; None where it is as it was seen."""
     try:
         found = os.stat(path)
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if stamp == seen:
+            return stamp, None
+        with open(open_plain(path, os.O_RDONLY, follow=True), "rb") as file:
+            return stamp, file.read(len(source) + 1) != source
     except OSError:
-        return (0, 0, 0)
-    return (found.st_ino, found.st_size, found.st_mtime_ns)
+        return (0, 0, 0), True

@@ -31,6 +31,7 @@ from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
+from ollamux.system.patience import patiently
 from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
@@ -140,12 +141,12 @@ class Watch:
         what = f"{running} instance{'' if running == 1 else 's'} untouched"
         self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
         self._warned = handed.warned
-        asked = {unit.name: unit.canary_asked for unit in handed.units}
+        canaries = {unit.name: unit.canary for unit in handed.units}
         preloading = {unit.name for unit in handed.units if unit.preloading}
         for unit in self._core.units.values():
             self.checks.begin(unit)
             self.checks.go_on(unit)
-            self.canaries.go_on(unit, asked.get(unit.name, ()))
+            self.canaries.go_on(unit, canaries.get(unit.name))
             self.notifier.look(unit)
             if unit.name in preloading and unit.state.phase is Phase.READY:
                 self.preload.go_on(unit)
@@ -213,7 +214,11 @@ class Watch:
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
-        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
+        env, simulated = self._launch.env, self._launch.box is not None
+        try:
+            told = patiently("what a start risks", lambda: forewarnings(fleet, env, simulated=simulated))
+        except TimeoutError:
+            return
         for warning in told:
             if warning not in self._warned:
                 self._core.note(None, f"warning: {warning}")

@@ -12,6 +12,8 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
+from ollamux.system.files import open_plain
+
 BEING_COPIED = ".new"
 """What the copy is called until it is whole; one that is found later was left by a rotation that was cut short."""
 DROPPED = b"[ollamux: "
@@ -21,14 +23,7 @@ _SAMPLE = 256
 
 def open_log(path: str) -> int:
     """Open a child's log for appending, 0600, never through a link. Raises OSError; close it after the spawn."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    fd = os.open(path, flags, 0o600)
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(fd)
-        raise OSError(22, "not a plain file", path)
-    os.set_blocking(fd, True)
-    return fd
+    return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def size(path: str) -> int:
@@ -41,7 +36,7 @@ def size(path: str) -> int:
 
 def tail(path: str, most: int, *, since: int) -> bytes:
     """Return the last bytes of a log, at most so many, and none from before a position. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_plain(path, os.O_RDONLY)
     try:
         end = os.fstat(fd).st_size
         return os.pread(fd, most, max(end - most, min(since, end)))
@@ -56,11 +51,11 @@ def rotate(path: str, *, keep: int, most: int | None = None) -> None:
     grown beyond `most` bytes the newest are kept, behind a line that says so. On a full disk the oldest copy makes
     room for the newest; where there is none nothing is changed.
     """
-    if keep <= 0:
-        os.truncate(path, 0)
-        return
-    source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source = open_plain(path, os.O_RDWR)
     try:
+        if keep <= 0:
+            os.ftruncate(source, 0)
+            return
         while True:
             try:
                 _move(source, path, keep=keep, most=most)
@@ -105,7 +100,7 @@ def _carry_over(source: int, target: int, limit: int) -> None:
 def is_unfinished(live: int, copy: str) -> bool:
     """Whether a copy was made of a log that is not cut yet: the log then begins with all that is in the copy."""
     try:
-        fd = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_plain(copy, os.O_RDONLY)
     except OSError:
         return False
     try:

@@ -248,6 +248,43 @@ def test_R50_a_full_disk_under_the_logs_harms_no_server(box: Box) -> None:
         box.ask("down")
 
 
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let a folder look as if its disk had been mounted anew, only for reading; who has a file open keeps it."""
+    command = ["mount", "--bind", str(folder), str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a disk can be mounted by root only")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_R50_a_folder_of_logs_that_may_only_be_read_harms_no_server(box: Box) -> None:
+    box.config("a", "b", supervisor={"log_max": "64KiB"})
+    box.up()
+    pids = {name: box.instance(name)["pid"] for name in ("a", "b")}
+    with read_only(box.logs):
+        size = box.log("a").stat().st_size
+        box.set("a", "flood-lines", 400)
+        wait_for(lambda: box.log("a").stat().st_size > size + 100_000, "the server writes on")
+        wait_for(lambda: any("cannot be rotated" in reason for reason in box.reasons()), "it is said")
+        box.clear("a", "flood-lines")
+        seen = box.rounds()
+        wait_for(lambda: box.rounds() > seen + 60)
+        assert {name: box.instance(name)["pid"] for name in ("a", "b")} == pids
+        assert sum("cannot be rotated" in reason for reason in box.reasons()) == 1, "once a minute at most"
+
+        os.kill(pids["b"], signal.SIGKILL)
+        told = f"cannot write the log {box.log('b')}: Read-only file system"
+        wait_for(lambda: any(told in reason for reason in box.reasons()), "a start waits")
+        assert len(box.starts("b")) == 1
+    box.wait_started("b", 2)
+    wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated once that is possible")
+    assert box.instance("a")["pid"] == pids["a"]
+
+
 def test_R50_a_full_disk_under_the_state_harms_no_server(box: Box) -> None:
     with small_disk(box.state):
         box.config("a")
@@ -350,7 +387,7 @@ def test_R50_a_stop_on_a_full_disk_is_written_down_once_there_is_room(box: Box) 
         wait_for(lambda: not box.socket_path.exists())
 
 
-def test_R21_a_state_file_that_somebody_removed_is_written_again(box: Box) -> None:
+def test_R22_a_state_file_that_somebody_removed_is_written_again(box: Box) -> None:
     box.config("a", "b")
     supervisor = box.up()
     pid = box.instance("a")["pid"]

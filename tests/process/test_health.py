@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from process_box import FAKE, Box, alive, process_state, wait_for, words_of
@@ -203,7 +205,11 @@ def test_R62_a_port_that_a_stranger_holds_is_waited_for_and_the_stranger_named(b
 
     waiting = box.wait_phase("a", "WAITING")
 
-    assert f"port {box.ports['a']} is held by pid {stranger.pid} (" in waiting["reason"]
+    name = Path(f"/proc/{stranger.pid}/comm").read_text().strip()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    held = f"port {box.ports['a']} is held by pid {stranger.pid} ({name}, user {user})"
+    assert waiting["reason"] == held
+    assert held.split(" (")[0] in " ".join(box.ollamux("status").stdout.split())
     assert waiting["next_action"] == "look again"
     assert box.starts("a") == []
     assert box.wait_phase("b", "READY")
@@ -219,7 +225,28 @@ def connects(box: Box, name: str) -> bool:
         return probe.connect_ex((box.host, box.ports[name])) == 0
 
 
-def test_R63_a_stranger_that_takes_the_port_after_a_crash_is_never_taken_for_ours(box: Box) -> None:
+def test_R63_a_stranger_that_takes_the_port_of_a_dead_server_is_waited_for_and_named(box: Box) -> None:
+    box.config("a", restart={"first": "1h", "base": "1h", "cap": "1h"})
+    box.up()
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    box.wait_phase("a", "WAITING")
+    address = f"{box.host}:{box.ports['a']}"
+    stranger = box.stranger(sys.executable, str(FAKE), "serve", env={"OLLAMA_HOST": address, "PATH": "/usr/bin"})
+    wait_for(lambda: connects(box, "a"))
+
+    box.ask("start", names=["a"], wait=False)
+
+    waiting = wait_for(lambda: "is held by" in (box.instance("a")["reason"] or "") and box.instance("a"))
+    assert (waiting["phase"], waiting["next_action"]) == ("WAITING", "look again")
+    assert f"pid {stranger.pid}" in waiting["reason"]
+    assert len(box.starts("a")) == 1
+    assert box.changes("a").count("READY") == 1, "a stranger's answer makes nobody ready"
+    stranger.kill()
+    stranger.wait()
+    box.wait_started("a", 2)
+
+
+def test_R63_a_stranger_that_is_quicker_than_our_server_is_never_taken_for_ours(box: Box) -> None:
     gate = box.root / "gate"
     box.config(instances={"a": {"env": {"FAKE_BIND_GATE": str(gate)}}}, health={"start_timeout": "1h"})
     box.up(ready=False)

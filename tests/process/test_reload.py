@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from process_box import Box, alive, free_ports, wait_for
+from test_crashes import Unkillable
 
 
 def edit(box: Box, change: Callable[[str], str]) -> None:
@@ -294,6 +295,25 @@ def test_R48_one_that_will_not_go_is_followed_until_it_is_gone(box: Box) -> None
     assert box.ollamux("start", "a").returncode == 7, "it is on its way out for good"
     os.kill(old, signal.SIGKILL)
     wait_for(lambda: list(pids(box)) == ["b"], "a is gone")
+
+
+def test_R48_one_that_is_stuck_is_followed_until_it_is_gone(box: Box) -> None:
+    box.config("a", "b", restart={"stop_timeout": "100ms"})
+    box.up(haste={"ollamux.domain.rules.KILL_TIMEOUT_S": 0.3})
+    held = Unkillable(box.instance("a")["pid"])
+    try:
+        box.ask("restart", names=["a"])
+        assert box.instance("a")["phase"] == "STUCK"
+        box.config("b", restart={"stop_timeout": "100ms"})
+
+        assert reload(box, "--no-wait").returncode == 0
+
+        assert (box.instance("a")["phase"], box.instance("a")["wanted"]) == ("STUCK", "down")
+        assert box.ollamux("start", "a").returncode == 7
+    finally:
+        held.release()
+    wait_for(lambda: list(pids(box)) == ["b"], "a is gone")
+    assert len(box.starts("a")) == 1
 
 
 def test_one_that_is_leaving_may_come_back(box: Box) -> None:

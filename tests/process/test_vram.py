@@ -200,3 +200,24 @@ def test_R26_a_card_is_waited_for_that_an_instance_of_another_name_had_in_an_ear
     assert box.starts("b") == []
     box.wait_phase("b", "READY")
     assert not alive(left)
+
+
+def test_R4_a_wait_for_memory_outlives_an_upgrade(cards: Cards) -> None:
+    box = cards.box
+    box.set("a", "runners", 1)
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600})
+    cards.take(runner_of(box), 6 * GIB)
+    cards.fault("vram-late")
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    wait_for(lambda: "6.0 GiB" in (box.instance("a")["reason"] or ""))
+    before = box.instance("a")["reason"]
+
+    done = box.ollamux("upgrade", "--simulated")
+
+    assert done.returncode == 0, done.stderr
+    seen = box.rounds()
+    wait_for(lambda: box.rounds() > seen + 30, "it looks at the card again and again")
+    found = box.instance("a")
+    assert (found["phase"], found["reason"], len(box.starts("a"))) == ("WAITING", before, 1)
+    cards.clear("vram-late")
+    assert box.wait_started("a", 2)["restarts"] == 1
