@@ -54,11 +54,19 @@ def rotate(path: str, *, keep: int, most: int | None = None) -> None:
 
     What the child writes meanwhile is carried over, unless it writes faster than it can be copied. Of a log that has
     grown beyond `most` bytes the newest are kept, behind a line that says so. On a full disk the oldest copy makes
-    room for the newest; where there is none nothing is changed.
+    room for the newest; where there is none nothing is changed. Copies beyond `keep` go: more were kept once.
     """
     if keep <= 0:
         os.truncate(path, 0)
-        return
+    else:
+        _rotate(path, keep=keep, most=most)
+    for number in rotated(path):
+        if number > keep:
+            with suppress(OSError):
+                os.unlink(f"{path}.{number}")
+
+
+def _rotate(path: str, *, keep: int, most: int | None) -> None:
     source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         while True:
