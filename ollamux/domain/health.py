@@ -110,8 +110,9 @@ def _suspicion(known: Suspicion | None, runner: SuspectRunner, now: float, *, id
 
     `idle_ticks` are no work. A load has none: from a slow disk it may need hardly more.
     """
-    if known is not None and known.pid == runner.pid and known.effort.read_bytes == runner.effort.read_bytes:
-        if runner.effort.cpu_ticks - known.effort.cpu_ticks <= idle_ticks:
+    if known is not None and known.pid == runner.pid:
+        read = known.effort.read_bytes != runner.effort.read_bytes
+        if not read and runner.effort.cpu_ticks - known.effort.cpu_ticks <= idle_ticks:
             return known
     return Suspicion(since=now, pid=runner.pid, effort=runner.effort)
 
