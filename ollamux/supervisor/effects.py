@@ -63,7 +63,7 @@ class Effects:
                 if unit.child is not None:
                     family.signal_members(unit.mark, unit.child, [command.pid], signal.SIGKILL)
                     told = f"ended the hung runner (pid {command.pid}); the next request starts another"
-                    self._core.loop.call_soon(lambda: self._core.note(unit, told))  # after the change that asked for it
+                    self._core.note_soon(unit, told)  # after the change that asked for it
             case _:
                 assert_never(command)
 

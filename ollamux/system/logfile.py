@@ -110,6 +110,41 @@ def _carry_over(source: int, target: int, limit: int) -> None:
         limit -= sent
 
 
+class Stray(NamedTuple):
+    """A log that is not where it should be: its owner writes on into it all the same. `moved_to`: None if deleted."""
+
+    moved_to: str | None
+    size: int
+
+
+def stray(pid: int, path: str) -> Stray | None:
+    """Return where a process writes its log where that is not the file at the path; None where it is, or is unknown."""
+    link = f"/proc/{pid}/fd/1"
+    try:
+        writes = os.stat(link)
+        now_at = os.readlink(link)
+    except OSError:
+        return None
+    with suppress(OSError):
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) == (writes.st_dev, writes.st_ino):
+            return None
+    if not stat.S_ISREG(writes.st_mode):
+        return None
+    return Stray(moved_to=now_at if writes.st_nlink else None, size=writes.st_size)
+
+
+def cut_deleted(pid: int) -> None:
+    """Empty a log that was deleted, which takes room on the disk as long as it is written. Raises OSError."""
+    fd = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
 def is_unfinished(live: int, copy: str) -> bool:
     """Whether a copy was made of a log that is not cut yet: the log then begins with all that is in the copy."""
     try:

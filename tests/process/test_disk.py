@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from process_box import Box, alive, wait_for
 
+LOOKS = {"ollamux.supervisor.upkeep.INTERVAL_S": 0.1}
+
 
 def test_R50_a_log_that_is_deleted_costs_nothing(box: Box) -> None:
     box.config("a")
@@ -31,6 +33,22 @@ def test_R50_a_log_that_is_deleted_costs_nothing(box: Box) -> None:
     box.clear("a", "flood-lines")
     box.ask("restart", names=["a"])
     assert "the server says that it starts" in box.log("a").read_text()
+
+
+def test_R50_a_log_that_is_deleted_is_told_and_takes_no_more_room_than_another(box: Box) -> None:
+    box.config("a", supervisor={"log_max": "4KiB"})
+    box.up(haste=LOOKS)
+    pid = box.instance("a")["pid"]
+    box.log("a").unlink()
+
+    box.set("a", "flood-lines", 5)
+
+    wait_for(lambda: any("its log was deleted; ollamux restart a begins" in reason for reason in box.reasons()))
+    deleted = Path(f"/proc/{pid}/fd/1")
+    wait_for(lambda: deleted.stat().st_size > 4096, "it grows")
+    wait_for(lambda: deleted.stat().st_size <= 4096, "it is cut")
+    box.clear("a", "flood-lines")
+    assert sum("its log was deleted" in reason for reason in box.reasons()) == 1
 
 
 def test_R50_a_log_that_cannot_be_opened_is_told_and_tried_again(box: Box) -> None:
@@ -186,7 +204,7 @@ def test_R51_the_record_is_bounded_and_its_numbers_go_on(box: Box) -> None:
 
 def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_start(box: Box) -> None:
     box.config("a")
-    box.up()
+    box.up(haste=LOOKS)
     moved = box.logs / "a.log-yesterday"
     box.log("a").rename(moved)
     size = moved.stat().st_size
@@ -194,6 +212,7 @@ def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_star
     box.set("a", "flood-lines", 1)
     wait_for(lambda: moved.stat().st_size > size)
     box.clear("a", "flood-lines")
+    wait_for(lambda: any(f"its log was moved to {moved}" in reason for reason in box.reasons()), "it is told")
     box.ask("restart", names=["a"])
 
     assert box.log("a").exists()
