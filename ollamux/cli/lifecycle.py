@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ollamux.cli import screen
 from ollamux.cli.target import question, reach
@@ -12,6 +12,9 @@ from ollamux.cli.words import seconds
 from ollamux.domain.errors import Exit, NotRunningError, UsageError
 from ollamux.domain.text import safe_text
 from ollamux.protocol.client import ask
+
+if TYPE_CHECKING:
+    from _socket import socket
 
 GRACE_S = 5.0
 """The supervisor keeps the time; the client waits this much longer for its answer."""
@@ -53,11 +56,22 @@ def change(
     if not names and not every and not if_unhealthy:
         request["names"] = [_only_instance(command, status)]
     connection, _ = reach(which)
-    reply = ask(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
+    reply = ask_and_wait(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
     tell(reply["outcomes"], quiet=quiet)
     if not reply["outcomes"] and not quiet:
         screen.write(f"nothing to {command}\n")
     return int(reply["exit"])
+
+
+def ask_and_wait(connection: socket, request: dict[str, Any], *, timeout_s: float | None) -> dict[str, Any]:
+    """Ask for what takes a while; whoever interrupts the wait is told that this interrupts nothing else."""
+    try:
+        return ask(connection, request, timeout_s=timeout_s)
+    except KeyboardInterrupt:
+        rest = ", but restarts no other" if request.get("rolling") else ""
+        goes_on = f"interrupted; the supervisor goes on with what was begun{rest}"
+        screen.say(f"\n{goes_on}\n  ollamux status shows how far it is\n", fd=2)
+        raise
 
 
 def _only_instance(command: str, reply: dict[str, Any]) -> str:
@@ -76,7 +90,7 @@ def tell(outcomes: list[dict[str, Any]], *, quiet: bool) -> None:
         well = outcome["exit"] == Exit.OK
         if well and quiet:
             continue
-        screen.say(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
+        screen.say_beside(f"{outcome['name']:<{width}}  ", safe_text(outcome["words"]), fd=1 if well else 2)
 
 
 def down(*, simulated: bool, now: bool, quiet: bool) -> int:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.lifecycle import GRACE_S, tell
+from ollamux.cli.lifecycle import GRACE_S, ask_and_wait, tell
 from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit
 from ollamux.domain.text import safe_text
-from ollamux.protocol.client import ask
 from ollamux.system.places import state_dir
 
 
@@ -34,7 +33,8 @@ def reload(*, dry_run: bool, wait: bool, timeout: str, simulated: bool, quiet: b
     if dry_run:
         return int(Exit.OK)
     connection, _ = reach(which)
-    reply = ask(connection, {**request, "wait": wait, "timeout": timeout_s}, timeout_s=timeout_s + GRACE_S)
+    request |= {"wait": wait, "timeout": timeout_s}
+    reply = ask_and_wait(connection, request, timeout_s=timeout_s + GRACE_S)
     tell(reply["outcomes"], quiet=quiet)
     return int(reply["exit"])
 
@@ -59,7 +59,7 @@ def _show(plan: dict[str, Any], *, dry_run: bool) -> None:
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        screen.say(f"{row['name']:<{width}}  {row['action']:<8}  {safe_text(row['words'])}\n")
+        screen.say_beside(f"{row['name']:<{width}}  {row['action']:<8}  ", safe_text(row["words"]))
     count = plan["unchanged"]
     if count:
         screen.say(f"{count} instance{'' if count == 1 else 's'} unchanged\n")
