@@ -25,7 +25,7 @@ def reload(*, dry_run: bool, wait: bool, timeout: str, simulated: bool, quiet: b
     path = Path(status["status"]["supervisor"]["config"])
     state = Path(state_dir(os.environ, simulated=which))
     source = _rehearsed(state, path, dry_run=dry_run) if which else read_source(path)
-    load_fleet(source, str(path), cache_path(str(state)))
+    load_fleet(source, str(path), cache_path(str(state)), for_supervisor=True)
     request: dict[str, Any] = {"cmd": "reload", "digest": hashlib.sha256(source).hexdigest()}
     plan, _ = question({**request, "dry_run": True}, simulated=which)
     if not quiet:

@@ -17,6 +17,8 @@ BEING_COPIED = ".new"
 DROPPED = b"[ollamux: "
 """A copy that lacks the beginning of its log begins with this."""
 _SAMPLE = 256
+_PUNCH_HOLE = 0x01 | 0x02
+"""FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE, of fallocate(2)."""
 
 
 def open_log(path: str) -> int:
@@ -54,7 +56,8 @@ def rotate(path: str, *, keep: int, most: int | None = None) -> None:
 
     What the child writes meanwhile is carried over, unless it writes faster than it can be copied. Of a log that has
     grown beyond `most` bytes the newest are kept, behind a line that says so. On a full disk the oldest copy makes
-    room for the newest; where there is none nothing is changed. Copies beyond `keep` go: more were kept once.
+    room for the newest, or what is not kept of the log; where there is neither nothing is changed. Copies beyond
+    `keep` go: more were kept once.
     """
     if keep <= 0:
         os.truncate(path, 0)
@@ -67,6 +70,7 @@ def rotate(path: str, *, keep: int, most: int | None = None) -> None:
 
 
 def _rotate(path: str, *, keep: int, most: int | None) -> None:
+    whole = True
     source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         while True:
@@ -76,8 +80,12 @@ def _rotate(path: str, *, keep: int, most: int | None) -> None:
             except OSError as error:
                 with suppress(FileNotFoundError):
                     os.unlink(path + BEING_COPIED)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _drop_oldest(path):
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
+                if not _drop_oldest(path):
+                    if not (whole and _drop_beginning(source, most)):
+                        raise
+                    whole = False
     finally:
         os.close(source)
 
@@ -190,6 +198,20 @@ def _drop_oldest(path: str) -> bool:
     if numbers:
         os.unlink(f"{path}.{numbers[-1]}")
     return bool(numbers)
+
+
+def _drop_beginning(source: int, most: int | None) -> bool:
+    """Give back the room of what a copy would leave out anyway; True where that has made room."""
+    import ctypes  # hardly ever
+
+    found = os.fstat(source)
+    dropped = 0 if most is None else found.st_size - most
+    if dropped <= 0:
+        return False
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    fallocate(source, _PUNCH_HOLE, 0, dropped)  # which not every file system can
+    return os.fstat(source).st_blocks < found.st_blocks
 
 
 class _Copy(NamedTuple):

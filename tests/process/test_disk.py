@@ -267,6 +267,41 @@ def test_R50_a_full_disk_under_the_logs_harms_no_server(box: Box) -> None:
         box.ask("down")
 
 
+def test_R51_a_log_that_has_filled_the_disk_alone_makes_room_for_its_own_copy(box: Box) -> None:
+    with small_disk(box.logs):
+        box.config("a", supervisor={"log_max": "8KiB"})
+        box.log("a").write_bytes(b"0123456\n" * 30_000)
+        fill(box.logs)
+        box.up(haste=LOOKS)
+
+        wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated")
+
+        assert Path(f"{box.log('a')}.1").stat().st_size < 20_000
+        assert b"bytes were dropped here" in Path(f"{box.log('a')}.1").read_bytes()
+        assert b"\0" not in Path(f"{box.log('a')}.1").read_bytes()
+        box.ask("down")
+
+
+def test_R50_a_reload_on_a_full_disk_says_so_and_changes_nothing(box: Box) -> None:
+    with small_disk(box.state):
+        box.config("a")
+        box.up()
+        pid = box.instance("a")["pid"]
+        fill(box.state)
+        box.config("a", context_length=4096)
+
+        done = box.ollamux("reload")
+
+        assert done.returncode == 7
+        assert "No space left on device" in done.stderr
+        assert "nothing was changed" in done.stderr
+        assert box.instance("a")["pid"] == pid
+        (box.state / "filler").unlink()
+        assert box.ollamux("reload").returncode == 0
+        box.ask("down")
+        wait_for(lambda: not box.socket_path.exists())
+
+
 def test_R50_a_full_disk_under_the_state_harms_no_server(box: Box) -> None:
     with small_disk(box.state):
         box.config("a")
