@@ -181,6 +181,14 @@ def test_R47_two_that_swap_their_gpus_never_share_one(box: Box) -> None:
             line for line in box.ollamux("status", "-o", "json", "--simulated").stdout.splitlines() if '"pid"' in line
         ]
         assert now == running
+        # One that waits for a card that is not there is started on the one it had, not left waiting "in place".
+        box.config_path.write_text(swapped.replace("gpus = [1]", "gpus = [7]"))
+        missing = box.ollamux("reload", "--simulated")
+        assert "there is no GPU 7 here" in missing.stderr
+        box.config_path.write_text(swapped)
+        back = box.ollamux("reload", "--simulated")
+        assert re.search(r"^a +start +gpus = \[1\]$", back.stdout, re.M), back.stdout
+        assert re.search(r"^a +ready at ", back.stdout, re.M), back.stdout
     finally:
         box.ollamux("down", "--simulated")
 
