@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -175,7 +176,7 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     logs = log_dir(os.environ, simulated=simulated)
     private_dir(logs)
     read, write = os.pipe()
-    out = os.open(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    out = _own_log(f"{logs}/supervisor.log")
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
     words += ["--simulated"] if simulated else []
     os.posix_spawn(
@@ -198,6 +199,20 @@ def _spawn(path: Path, *, simulated: bool) -> None:
         raise OllamuxError("the supervisor ended before it was ready", hint=f"see {logs}/supervisor.log")
     if int(code) != Exit.OK:
         raise _passed_on(int(code), text)
+
+
+def _own_log(path: str) -> int:
+    """Open what the supervisor prints into; on a full or read-only disk that is lost, and it runs all the same.
+
+    Servers that are to be taken over would otherwise have no supervisor for as long as the disk is so.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _passed_on(code: int, text: str) -> OllamuxError:

@@ -282,6 +282,21 @@ def test_R51_a_log_that_has_filled_the_disk_alone_makes_room_for_its_own_copy(bo
         box.ask("down")
 
 
+def test_R50_a_supervisor_starts_though_the_folder_of_logs_is_read_only(box: Box) -> None:
+    with small_disk(box.logs):
+        box.config("a")
+        remount = ["mount", "-o", "remount,mode=700", str(box.logs)]
+        subprocess.run([*remount, "-r"], check=True)
+
+        up = box.ollamux("up", "-d")
+
+        assert up.returncode == 6
+        assert "cannot write the log" in up.stderr and "Read-only file system" in up.stderr
+        subprocess.run([*remount, "-w"], check=True)
+        assert box.ollamux("start", "a").returncode == 0
+        assert box.ollamux("down").returncode == 0
+
+
 def test_R50_a_reload_on_a_full_disk_says_so_and_changes_nothing(box: Box) -> None:
     with small_disk(box.state):
         box.config("a")
