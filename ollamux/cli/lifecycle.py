@@ -95,7 +95,7 @@ def tell(outcomes: list[dict[str, Any]], *, quiet: bool) -> None:
         well = outcome["exit"] == Exit.OK
         if well and quiet:
             continue
-        screen.say(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
+        screen.say_beside(f"{outcome['name']:<{width}}  ", safe_text(outcome["words"]), fd=1 if well else 2)
 
 
 def down(*, simulated: bool, now: bool, quiet: bool) -> int:

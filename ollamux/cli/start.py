@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import sys
@@ -168,7 +169,7 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     logs = log_dir(os.environ, simulated=simulated)
     private_dir(logs)
     read, write = os.pipe()
-    out = open_plain(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    out = _own_log(f"{logs}/supervisor.log")
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
     words += ["--simulated"] if simulated else []
     os.posix_spawn(
@@ -191,6 +192,19 @@ def _spawn(path: Path, *, simulated: bool) -> None:
         raise OllamuxError("the supervisor ended before it was ready", hint=f"see {logs}/supervisor.log")
     if int(code) != Exit.OK:
         raise _passed_on(int(code), text)
+
+
+def _own_log(path: str) -> int:
+    """Open what the supervisor prints into; on a full or read-only disk that is lost, and it runs all the same.
+
+    Servers that are to be taken over would otherwise have no supervisor for as long as the disk is so.
+    """
+    try:
+        return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _passed_on(code: int, text: str) -> OllamuxError:

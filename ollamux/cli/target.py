@@ -148,13 +148,12 @@ def way_to_records(simulated: bool) -> str:
 
 def _real_traces() -> bool:
     """Whether there is anything of a real set-up: a configuration that would be found, or state of a supervisor."""
-    from pathlib import Path
 
-    from ollamux.config.find import find_config
+    from ollamux.config.find import find_config, here
 
     if os.path.exists(f"{state_dir(os.environ, simulated=False)}/state.json"):
         return True
     try:
-        return find_config(None, os.environ, Path.cwd()).path is not None
+        return find_config(None, os.environ, here()).path is not None
     except OllamuxError:
         return True

@@ -180,6 +180,14 @@ class Core:
         phase = unit.state.phase.value
         return self.journal.add(unit.name, old=phase, new=phase, reason=reason)
 
+    def note_soon(self, unit: Unit, reason: str) -> None:
+        """Record a word about what is being done in the middle of a change, which comes before it on record."""
+
+        def told() -> None:
+            self.note(unit, reason)
+
+        self.loop.call_soon(told)
+
     def starts_now(self, unit: Unit) -> int:
         """Return how many other instances hold a start slot."""
         now = monotonic()

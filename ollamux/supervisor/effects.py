@@ -62,7 +62,8 @@ class Effects:
             case cm.EndRunner():
                 if unit.child is not None:
                     family.signal_members(unit.mark, unit.child, [command.pid], signal.SIGKILL)
-                    self._core.note(unit, f"ended the hung runner (pid {command.pid}); the next request starts another")
+                    told = f"ended the hung runner (pid {command.pid}); the next request starts another"
+                    self._core.note_soon(unit, told)  # after the change that asked for it
             case _:
                 assert_never(command)
 

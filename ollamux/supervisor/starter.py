@@ -222,6 +222,8 @@ def port_obstacle(unit: Unit) -> tuple[str, str, float] | None:
         held = ports.holder(spec.host, spec.port)
         by = f"is held by {held}" if held else "is in use (bound, but nobody listens on it)"
         return f"port {spec.port}", f"port {spec.port} {by}", PORT_RETRY_S
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "a descriptor", "the supervisor may open no more files (ulimit -n)", GPU_RETRY_S
     if error.errno == errno.EADDRNOTAVAIL:
         return f"address {spec.host}", f"{spec.host} is not an address of this machine", GPU_RETRY_S
     return f"port {spec.port}", f"port {spec.port} cannot be used: {error.strerror}", GPU_RETRY_S

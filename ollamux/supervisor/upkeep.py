@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from ollamux.domain.errors import OllamuxError, RefusedError
+from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.server import Server
+from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import Observer
 from ollamux.system import logfile
 from ollamux.system.clock import monotonic
@@ -45,9 +48,10 @@ class Upkeep:
         self._folder = folder
         self.source = source
         """The very bytes of the configuration in force."""
-        self._seen: _Stamp = (-1, -1, -1)
+        self._seen = (-1, -1, -1)
         self._complained_at = -_COMPLAIN_AGAIN_S
         self._sizes: dict[str, int] = {}
+        self._strays: dict[str, int] = {}
         self._grown = core.fleet.supervisor.log_total_max_bytes  # who knows what was before us
         core.loop.call_later(INTERVAL_S, self._look)
         core.loop.call_later(INTERVAL_S, self._look_at_logs)
@@ -87,6 +91,8 @@ class Upkeep:
             grown, self._sizes[path] = size - self._sizes.get(path, size), size
             hurry = hurry or grown > most / 4
             self._grown += max(0, grown)
+            if unit is not None:
+                self._look_for(unit, most)
             if size > most and self._rotate(path, supervisor.log_keep if unit is not None else 1, most):
                 self._sizes[path] = 0
                 if unit is not None:
@@ -96,6 +102,21 @@ class Upkeep:
             logfile.keep_below(self._core.log_dir, supervisor.log_total_max_bytes)
         delay_s = min(HURRY_S, INTERVAL_S) if hurry else INTERVAL_S
         self._core.loop.call_later(delay_s, self._look_at_logs)
+
+    def _look_for(self, unit: Unit, most: int) -> None:
+        """Say once of a server that its log was deleted or moved; one that nobody can see any more is kept small."""
+        child = unit.child
+        stray = None if child is None else logfile.stray(child.pid, unit.log_path)
+        if child is None or stray is None or family.mark_of(child.pid) != unit.mark:
+            return
+        if self._strays.get(unit.name) != unit.state.gen:
+            self._strays[unit.name] = unit.state.gen
+            what = "deleted" if stray.moved_to is None else f"moved to {stray.moved_to}, where it writes on"
+            remedy = f"ollamux restart {unit.name} begins a new one"
+            self._core.note(unit, f"its log was {what}; {remedy}")
+        if stray.moved_to is None and stray.size > most:
+            with suppress(OSError):
+                logfile.cut_deleted(child.pid)
 
     def _rotate(self, path: str, keep: int, most: int) -> bool:
         try:

@@ -149,6 +149,31 @@ def test_each_restart_of_a_rolling_one_is_on_record_with_its_reason(box: Box) ->
     assert stopped == [(name, "restart requested") for name in "abc"]
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_R10_what_a_reload_takes_away_is_not_started_by_a_rolling_restart(box: Box, removed: bool) -> None:
+    """One that was stopped before is started by a rolling restart; one that is gone when its turn comes must not be."""
+    box.config("a", "b", "c")
+    supervisor = box.up()
+    assert box.ask("stop", names=["b"])["exit"] == 0
+    gate = box.root / "gate"
+    box.set("a", "term-gate", gate)
+    rolling = box.send({"cmd": "restart", "all": True, "rolling": True})
+    box.wait_phase("a", "STOPPING")
+    box.config(instances={"a": {}, "c": {}} if removed else {"a": {}, "b": {"enabled": False}, "c": {}})
+    assert box.ollamux("reload").returncode == 0
+    box.clear("a", "term-gate")
+    gate.touch()
+
+    answer = answer_on(rolling)
+
+    assert [(one["name"], one["exit"]) for one in answer["outcomes"]] == [("a", 0), ("b", 7), ("c", 0)]
+    assert ("removed" if removed else "disabled") in answer["outcomes"][1]["words"]
+    assert [len(box.starts(name)) for name in "abc"] == [2, 1, 2]
+    assert "internal error" not in str(box.reasons())
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
 def test_a_rolling_restart_stops_at_the_first_that_fails(box: Box) -> None:
     box.config("a", "b", "c", restart={"failure_limit": 1})
     box.up()

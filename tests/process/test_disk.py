@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from process_box import Box, alive, wait_for
 
+LOOKS = {"ollamux.supervisor.upkeep.INTERVAL_S": 0.1}
+
 
 def test_R50_a_log_that_is_deleted_costs_nothing(box: Box) -> None:
     box.config("a")
@@ -31,6 +33,22 @@ def test_R50_a_log_that_is_deleted_costs_nothing(box: Box) -> None:
     box.clear("a", "flood-lines")
     box.ask("restart", names=["a"])
     assert "the server says that it starts" in box.log("a").read_text()
+
+
+def test_R50_a_log_that_is_deleted_is_told_and_takes_no_more_room_than_another(box: Box) -> None:
+    box.config("a", supervisor={"log_max": "4KiB"})
+    box.up(haste=LOOKS)
+    pid = box.instance("a")["pid"]
+    box.log("a").unlink()
+
+    box.set("a", "flood-lines", 5)
+
+    wait_for(lambda: any("its log was deleted; ollamux restart a begins" in reason for reason in box.reasons()))
+    deleted = Path(f"/proc/{pid}/fd/1")
+    wait_for(lambda: deleted.stat().st_size > 4096, "it grows")
+    wait_for(lambda: deleted.stat().st_size <= 4096, "it is cut")
+    box.clear("a", "flood-lines")
+    assert sum("its log was deleted" in reason for reason in box.reasons()) == 1
 
 
 def test_R50_a_log_that_cannot_be_opened_is_told_and_tried_again(box: Box) -> None:
@@ -186,7 +204,7 @@ def test_R51_the_record_is_bounded_and_its_numbers_go_on(box: Box) -> None:
 
 def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_start(box: Box) -> None:
     box.config("a")
-    box.up()
+    box.up(haste=LOOKS)
     moved = box.logs / "a.log-yesterday"
     box.log("a").rename(moved)
     size = moved.stat().st_size
@@ -194,6 +212,7 @@ def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_star
     box.set("a", "flood-lines", 1)
     wait_for(lambda: moved.stat().st_size > size)
     box.clear("a", "flood-lines")
+    wait_for(lambda: any(f"its log was moved to {moved}" in reason for reason in box.reasons()), "it is told")
     box.ask("restart", names=["a"])
 
     assert box.log("a").exists()
@@ -283,6 +302,56 @@ def test_R50_a_folder_of_logs_that_may_only_be_read_harms_no_server(box: Box) ->
     box.wait_started("b", 2)
     wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated once that is possible")
     assert box.instance("a")["pid"] == pids["a"]
+
+
+def test_R51_a_log_that_has_filled_the_disk_alone_makes_room_for_its_own_copy(box: Box) -> None:
+    with small_disk(box.logs):
+        box.config("a", supervisor={"log_max": "8KiB"})
+        box.log("a").write_bytes(b"0123456\n" * 30_000)
+        fill(box.logs)
+        box.up(haste=LOOKS)
+
+        wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated")
+
+        assert Path(f"{box.log('a')}.1").stat().st_size < 20_000
+        assert b"bytes were dropped here" in Path(f"{box.log('a')}.1").read_bytes()
+        assert b"\0" not in Path(f"{box.log('a')}.1").read_bytes()
+        box.ask("down")
+
+
+def test_R50_a_supervisor_starts_though_the_folder_of_logs_is_read_only(box: Box) -> None:
+    with small_disk(box.logs):
+        box.config("a")
+        remount = ["mount", "-o", "remount,mode=700", str(box.logs)]
+        subprocess.run([*remount, "-r"], check=True)
+
+        up = box.ollamux("up", "-d")
+
+        assert up.returncode == 6
+        assert "cannot write the log" in up.stderr and "Read-only file system" in up.stderr
+        subprocess.run([*remount, "-w"], check=True)
+        assert box.ollamux("start", "a").returncode == 0
+        assert box.ollamux("down").returncode == 0
+
+
+def test_R50_a_reload_on_a_full_disk_says_so_and_changes_nothing(box: Box) -> None:
+    with small_disk(box.state):
+        box.config("a")
+        box.up()
+        pid = box.instance("a")["pid"]
+        fill(box.state)
+        box.config("a", context_length=4096)
+
+        done = box.ollamux("reload")
+
+        assert done.returncode == 7
+        assert "No space left on device" in done.stderr
+        assert "nothing was changed" in done.stderr
+        assert box.instance("a")["pid"] == pid
+        (box.state / "filler").unlink()
+        assert box.ollamux("reload").returncode == 0
+        box.ask("down")
+        wait_for(lambda: not box.socket_path.exists())
 
 
 def test_R50_a_full_disk_under_the_state_harms_no_server(box: Box) -> None:

@@ -148,7 +148,10 @@ def test_level_3_a_hung_runner_is_ended_alone(box: Box) -> None:
     wait_for(lambda: process_state(runner) in (None, "Z"), "the runner is ended")
 
     assert any(f"the runner of m:latest (pid {runner}) hangs" in reason for reason in box.reasons())
-    assert any(f"ended the hung runner (pid {runner})" in reason for reason in box.reasons())
+    told = [event["reason"] or "" for event in wait_for(lambda: [e for e in box.events() if e["instance"] == "a"])]
+    ended = next(at for at, reason in enumerate(told) if f"ended the hung runner (pid {runner})" in reason)
+    assert box.changes("a")[:3] == ["STARTING", "READY", "UNHEALTHY"]
+    assert "hangs" in told[ended - 1], "why it was ended stands before it"
     assert box.wait_phase("a", "READY")["pid"] == pid, "and the instance goes on"
 
 
