@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 from ollamux.domain import commands as cm
@@ -62,7 +63,8 @@ class Effects:
             case cm.EndRunner():
                 if unit.child is not None:
                     family.signal_members(unit.mark, unit.child, [command.pid], signal.SIGKILL)
-                    self._core.note(unit, f"ended the hung runner (pid {command.pid}); the next request starts another")
+                    told = f"ended the hung runner (pid {command.pid}); the next request starts another"
+                    self._core.loop.call_soon(partial(self._core.note, unit, told))  # after why, which is told last
             case _:
                 assert_never(command)
 

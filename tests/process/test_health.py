@@ -145,8 +145,10 @@ def test_level_3_a_hung_runner_is_ended_alone(box: Box) -> None:
 
     wait_for(lambda: process_state(runner) in (None, "Z"), "the runner is ended")
 
-    assert any(f"the runner of m:latest (pid {runner}) hangs" in reason for reason in box.reasons())
-    assert any(f"ended the hung runner (pid {runner})" in reason for reason in box.reasons())
+    ended = f"ended the hung runner (pid {runner})"
+    reasons = wait_for(lambda: (told := box.reasons()) and any(ended in reason for reason in told) and told)
+    told = [part for reason in reasons for part in (f"(pid {runner}) hangs", ended) if part in reason]
+    assert told == [f"(pid {runner}) hangs", ended], "why comes before what was done about it"
     assert box.wait_phase("a", "READY")["pid"] == pid, "and the instance goes on"
 
 
