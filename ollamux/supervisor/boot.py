@@ -123,7 +123,10 @@ class _Supervisor:
             extra={"OLLAMUX_SIMULATION": launch.box} if launch.box is not None else {},
         )
         self.starter.launcher = launcher_for(launch.fleet.supervisor.on_death, launch.env)
-        self._learn_versions(programs)
+        if handed is None:
+            self._learn_versions(programs)
+        else:
+            self.starter.recall_versions(handed.versions)
         self.effects = Effects(core, self.starter)
         self.effects.collected_elsewhere = self._own_children
         self.memory = Memory(core, folder.path)
@@ -192,7 +195,6 @@ class _Supervisor:
         from ollamux.supervisor.carry import take_over
 
         take_over(self.core, self.gpus, self.effects, handed, self._look_whether_down)
-        self.starter.recall_versions(handed.versions)
         self._viewers = frozenset(pid for pid in handed.viewers if child.is_ours(pid))
         self.memory.plan()
         self._read_gpus()
