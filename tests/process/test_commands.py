@@ -152,14 +152,16 @@ def test_each_restart_of_a_rolling_one_is_on_record_with_its_reason(box: Box) ->
 @pytest.mark.parametrize("removed", [True, False])
 def test_R10_what_a_reload_takes_away_is_not_started_by_a_rolling_restart(box: Box, removed: bool) -> None:
     """One that was stopped before is started by a rolling restart; one that is gone when its turn comes must not be."""
-    box.config("a", "b", "c")
+    patient = {"stop_timeout": "1h"}
+    box.config("a", "b", "c", restart=patient)
     supervisor = box.up()
     assert box.ask("stop", names=["b"])["exit"] == 0
     gate = box.root / "gate"
     box.set("a", "term-gate", gate)
     rolling = box.send({"cmd": "restart", "all": True, "rolling": True})
     box.wait_phase("a", "STOPPING")
-    box.config(instances={"a": {}, "c": {}} if removed else {"a": {}, "b": {"enabled": False}, "c": {}})
+    left = {"a": {}, "c": {}} if removed else {"a": {}, "b": {"enabled": False}, "c": {}}
+    box.config(instances=left, restart=patient)
     assert box.ollamux("reload").returncode == 0
     box.clear("a", "term-gate")
     gate.touch()
