@@ -2,9 +2,9 @@
 
 Level 2 is the API (`/api/version`), level 3 the scheduler (`/api/ps`). A hung runner makes `/api/ps` slow once and
 then look fine (seen on ollama 0.24.0 and 0.32.15), so what it says counts, not only that it answers: a model past its
-`expires_at` is a suspicion, and hung means that its runner has besides done next to nothing for a minute. A runner
-that loads a model is not listed at all; it may take minutes, and hangs only when it does nothing for longer than ollama
-itself would bear. Level 5, the canary, has its own rules; what they come to stands in `Health.canary`.
+`expires_at` is a suspicion, and hung means that its runner has besides done nothing for a minute. A runner that loads
+a model is not listed at all; it may take minutes, and hangs only when it does nothing for longer than ollama itself
+would bear. Level 5, the canary, has its own rules; what they come to stands in `Health.canary`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from ollamux.domain.text import format_duration
 
 HUNG_AFTER_S = 60.0
-IDLE_TICKS_A_MINUTE = 6
-"""A process that only wakes up now and then to look whether there is work, ten times a second say, uses this much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,24 +94,17 @@ def scheduler_answered(
             reason = f"the load of {model} hangs: its runner (pid {runner.pid}) {idle}"
             hung = Complaint(reason=reason, runner=runner.pid)
     for model, runner in overdue.items():
-        idle_ticks = int(IDLE_TICKS_A_MINUTE * HUNG_AFTER_S / 60)
-        suspicions[model] = seen = _suspicion(health.suspicions.get(model), runner, now, idle_ticks=idle_ticks)
+        suspicions[model] = seen = _suspicion(health.suspicions.get(model), runner, now)
         if now - seen.since >= HUNG_AFTER_S:
-            used = "no CPU was" if runner.effort == seen.effort else "hardly any CPU was"
-            reason = f"the runner of {model} (pid {runner.pid}) hangs: a request waits and {used} used for 60 s"
+            reason = f"the runner of {model} (pid {runner.pid}) hangs: a request waits and no CPU was used for 60 s"
             hung = Complaint(reason=reason, runner=runner.pid)
     return replace(health, scheduler_misses=0, scheduler_error=None, suspicions=suspicions, hung=hung)
 
 
-def _suspicion(known: Suspicion | None, runner: SuspectRunner, now: float, *, idle_ticks: int = 0) -> Suspicion:
-    """Go on suspecting the very same runner while it does nothing; anything it does begins the wait anew.
-
-    `idle_ticks` are no work. A load has none: from a slow disk it may need hardly more.
-    """
-    if known is not None and known.pid == runner.pid:
-        read = known.effort.read_bytes != runner.effort.read_bytes
-        if not read and runner.effort.cpu_ticks - known.effort.cpu_ticks <= idle_ticks:
-            return known
+def _suspicion(known: Suspicion | None, runner: SuspectRunner, now: float) -> Suspicion:
+    """Go on suspecting the very same runner while it does nothing; anything it does begins the wait anew."""
+    if known is not None and known.pid == runner.pid and known.effort == runner.effort:
+        return known
     return Suspicion(since=now, pid=runner.pid, effort=runner.effort)
 
 
