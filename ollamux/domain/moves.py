@@ -63,8 +63,8 @@ def fail(state: Instance, now: float, reason: str | None, *, retry: bool, **also
     return enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False, **also)
 
 
-def settle(state: Instance, now: float, **also: Any) -> Step:
-    """Decide what follows now that nothing of the old incarnation exists."""
+def settle(state: Instance, now: float, *, permanent: bool = False, **also: Any) -> Step:
+    """Decide what follows now that nothing of the old incarnation exists. `permanent`: to try again soon is no use."""
     gone = replace(state, pid=None, adopted=False, **also)
     reap = Reap(gen=state.gen)
     if gone.want is Want.DOWN:
@@ -81,6 +81,8 @@ def settle(state: Instance, now: float, **also: Any) -> Step:
     ):
         reason = f"{gone.reason}; not restarted: restart.policy is {gone.restart.policy.value}"
         return Step(fail(gone, now, reason, retry=False), (reap,))
+    if permanent:
+        return Step(fail(replace(gone, failures=gone.failures + 1), now, gone.reason, retry=True), (reap,))
     after = after_failure(gone, now)
     return Step(after.state, (reap, *after.commands))
 
