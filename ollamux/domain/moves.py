@@ -63,8 +63,8 @@ def fail(state: Instance, now: float, reason: str | None, *, retry: bool, **also
     return enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False, **also)
 
 
-def settle(state: Instance, now: float, **also: Any) -> Step:
-    """Decide what follows now that nothing of the old incarnation exists."""
+def settle(state: Instance, now: float, *, permanent: bool = False, **also: Any) -> Step:
+    """Decide what follows now that nothing of the old incarnation exists. `permanent`: to try again soon is no use."""
     gone = replace(state, pid=None, adopted=False, **also)
     reap = Reap(gen=state.gen)
     if gone.want is Want.DOWN:
@@ -80,6 +80,8 @@ def settle(state: Instance, now: float, **also: Any) -> Step:
         gone.why is None and not restarts_after_exit(gone.restart, ended)
     ):
         return Step(fail(gone, now, not_restarted(gone), retry=False), (reap,))
+    if permanent:
+        return Step(fail(replace(gone, failures=gone.failures + 1), now, gone.reason, retry=True), (reap,))
     after = after_failure(gone, now)
     return Step(after.state, (reap, *after.commands))
 

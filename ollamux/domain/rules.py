@@ -268,7 +268,7 @@ def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
         deadline = (DeadlineKind.SWEEP, SWEEP_TIMEOUT_S)
         swept = enter(state, Phase.SWEEPING, now=now, deadline=deadline, last_exit=last_exit, reason=reason)
         return Step(swept, (TermGroup(gen=state.gen),))
-    return settle(state, now, last_exit=last_exit, reason=reason)
+    return settle(state, now, permanent=crashed and event.never_ran, last_exit=last_exit, reason=reason)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)

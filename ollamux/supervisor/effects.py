@@ -150,7 +150,11 @@ class Effects:
             # SIGKILL leaves no time for a last word: what the log ends with was said of something else.
             words = self._words(unit) if unit.state.phase in SERVING and by != "SIGKILL" else None
         unit.last_exit_wall = wall()
-        event = ev.LeaderExited(gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words)
+        # What stands before the server says so with these two where it cannot run it (setpriv(1)); no server does.
+        never_ran = code in (126, 127) and bool(self._starter.launcher) and unit.state.phase is Phase.STARTING
+        event = ev.LeaderExited(
+            gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words, never_ran=never_ran
+        )
         self._core.dispatch(unit, event)
 
     def _words(self, unit: Unit) -> str | None:

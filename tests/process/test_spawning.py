@@ -311,6 +311,23 @@ def test_R17_a_program_that_breaks_while_it_runs_makes_the_instance_failed_and_s
     assert box.ask("start", names=["a"])["exit"] == 0
 
 
+def test_R17_a_program_that_cannot_run_behind_a_launcher_is_not_tried_eight_times(box: Box) -> None:
+    """With on_death = "stop" it is setpriv(1) that starts the server, and that says so."""
+    box.config("a", supervisor={"on_death": "stop"}, restart={"failure_limit": 8})
+    box.up()
+    draft = box.bin / "draft"
+    draft.write_bytes(Path(os.path.realpath("/bin/sleep")).read_bytes().replace(b"/ld-linux", b"/no-linux"))
+    draft.chmod(0o755)  # a program for a system with another loader
+    draft.rename(box.ollama)
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+
+    failed = box.wait_phase("a", "FAILED")
+
+    assert "exited with status 127" in failed["reason"]
+    assert "8 failures" not in failed["reason"]
+    assert (failed["generation"], failed["next_action"]) == (2, "try again")
+
+
 LATER = ["may not be executed", "too long", "is busy"]
 
 

@@ -67,7 +67,7 @@ def runner_of(box: Box) -> int:
 def test_R4_a_respawn_waits_until_the_memory_is_back(cards: Cards) -> None:
     box = cards.box
     box.set("a", "runners", 1)
-    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600})
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600, "ollamux.supervisor.vram.ANSWER_S": 3600})
     runner = runner_of(box)
     cards.take(runner, 6 * GIB)
     cards.fault("vram-late")
@@ -106,7 +106,7 @@ def test_R4_the_driver_is_asked_at_the_end_and_not_at_its_next_turn(cards: Cards
 def test_R4_a_driver_that_keeps_the_memory_is_not_waited_for_for_ever(cards: Cards) -> None:
     box = cards.box
     box.set("a", "runners", 1)
-    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 0.5})
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 0.5, "ollamux.supervisor.vram.ANSWER_S": 3600})
     runner = runner_of(box)
     cards.take(runner, 3 * GIB)
     cards.fault("vram-late")
@@ -205,7 +205,7 @@ def test_R26_a_card_is_waited_for_that_an_instance_of_another_name_had_in_an_ear
 def test_R4_a_wait_for_memory_outlives_an_upgrade(cards: Cards) -> None:
     box = cards.box
     box.set("a", "runners", 1)
-    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600})
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600, "ollamux.supervisor.vram.ANSWER_S": 3600})
     cards.take(runner_of(box), 6 * GIB)
     cards.fault("vram-late")
     os.kill(box.instance("a")["pid"], signal.SIGKILL)
