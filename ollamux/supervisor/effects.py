@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from functools import partial
 from typing import assert_never
 
 from ollamux.domain import commands as cm
@@ -63,10 +62,12 @@ class Effects:
             case cm.EndRunner():
                 if unit.child is not None:
                     family.signal_members(unit.mark, unit.child, [command.pid], signal.SIGKILL)
-                    told = f"ended the hung runner (pid {command.pid}); the next request starts another"
-                    self._core.loop.call_soon(partial(self._core.note, unit, told))  # after why, which is told last
+                    self._core.loop.call_soon(lambda: self._tell_ended(unit, command.pid))  # why stands before it
             case _:
                 assert_never(command)
+
+    def _tell_ended(self, unit: Unit, runner: int) -> None:
+        self._core.note(unit, f"ended the hung runner (pid {runner}); the next request starts another")
 
     def watch(self, unit: Unit) -> None:
         """Be told when the leader ends."""
