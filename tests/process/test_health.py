@@ -184,6 +184,24 @@ def test_level_3_a_runner_that_is_gone_is_told_and_left_to_the_next_request(box:
     assert box.instance("a")["phase"] == "READY"
 
 
+def test_a_model_that_is_kept_is_loaded_again_where_its_runner_was_killed(box: Box) -> None:
+    """A server lists it with its pin until somebody asks for it."""
+    box.config("a", preload=["m"])
+    box.set("a", "runners", 1)
+    box.set("a", "ps", overdue(box, expires_at="2319-01-01T00:00:00Z"))
+    box.set("a", "asked", box.root / "asked")
+    box.up(haste={"ollamux.supervisor.preload.RENEW_AFTER_S": 0.1})
+    wait_for(lambda: box.status()["models"])
+    runner = wait_for(lambda: box.runners("a"))[0]
+    box.rounds_while("a", 10)
+    assert len((box.root / "asked").read_text().splitlines()) == 1, "it is kept, and not asked for again"
+
+    os.kill(runner, signal.SIGKILL)
+
+    again = wait_for(lambda: (box.root / "asked").read_text().splitlines()[1:])
+    assert '"keep_alive": -1' in again[0]
+
+
 def test_S8_what_a_server_says_cannot_reach_the_terminal(box: Box) -> None:
     box.config("a")
     evil = "m\x1b]0;title\x07\x9b2J\u202e[/bold]"
