@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from ollamux.domain.errors import Exit, OllamuxError, TimedOutError
@@ -11,6 +12,8 @@ from ollamux.ollama.binary import find_ollama
 from ollamux.system.patience import patiently
 
 SILENT = "does not answer; is it on a file system over the network?"
+_found: dict[str, str] = {}
+"""Where each program was last."""
 
 
 def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
@@ -30,10 +33,13 @@ def check_programs(fleet: FleetSpec, env: Mapping[str, str]) -> dict[str, str]:
 
 def find_program(name: str, env: Mapping[str, str]) -> str:
     """Return the path of a program. Raises OllamuxError; TimedOutError where whatever it lies on does not answer."""
+    folders = () if os.path.isabs(name) else tuple(filter(None, env.get("PATH", "").split(os.pathsep)))
+    at = (*folders, _found[name]) if name in _found else ()
     try:
-        return patiently(f"the program {name}", lambda: find_ollama(name, env))
+        _found[name] = patiently(f"the program {name}", lambda: find_ollama(name, env), at=at)
     except TimeoutError:
         raise TimedOutError(f"the program {safe_text(name)} {SILENT}") from None
+    return _found[name]
 
 
 def launcher_for(on_death: OnDeath, env: Mapping[str, str]) -> tuple[str, ...]:

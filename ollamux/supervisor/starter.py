@@ -178,7 +178,8 @@ class Starter:
         if any(unit.server_version is not None for unit in self._core.units.values()):
             return False
         try:
-            return not patiently(self._home, lambda: os.path.exists(f"{self._home}/.ollama/id_ed25519"))
+            key = f"{self._home}/.ollama/id_ed25519"
+            return not patiently(self._home, lambda: os.path.exists(key), at=(key,))
         except TimeoutError:
             return True
 
@@ -206,7 +207,7 @@ class Starter:
             return None
         store = expand(unit.spec.store, self._home)
         try:
-            problem = patiently(f"the store {store}", lambda: store_problem(store))
+            problem = patiently(f"the store {store}", lambda: store_problem(store), at=(store,))
         except TimeoutError:
             problem = SILENT
         return None if problem is None else (f"store {store}", f"the store {store} {problem}", GPU_RETRY_S)
