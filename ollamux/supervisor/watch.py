@@ -94,7 +94,8 @@ class Watch:
             shutdown=shutdown,
             upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
-            environment=lambda unit: starter.environment(unit, starter.program(unit)),
+            program=starter.program,
+            environment=starter.environment,
             reload=reload,
             simulate=self._simulate if simulated else None,
         )

@@ -293,6 +293,24 @@ def test_R17_C17_a_program_that_cannot_run_is_refused_before_anything_starts(box
     assert box.starts("a") == []
 
 
+@pytest.mark.parametrize("words", [{"names": ["b"]}, {"all": True}, {"all": True, "rolling": True}])
+def test_R17_a_restart_ends_nothing_that_could_not_be_started_again(box: Box, words: dict[str, Any]) -> None:
+    """As in the middle of an update of ollama's package: what serves from the old file serves on."""
+    box.config("a", instances={"b": {"ollama": str(box.install("other"))}})
+    box.up()
+    pids = [box.instance(name)["pid"] for name in "ab"]
+    (box.bin / "other").unlink()
+
+    answer = box.ask("restart", **words)
+
+    assert (answer["ok"], answer["exit"]) == (False, 5)
+    assert answer["message"].startswith("nothing was restarted, since b could not be started again: ")
+    assert str(box.bin / "other") in answer["message"]
+    assert [box.instance(name)["pid"] for name in "ab"] == pids
+    box.install("other")
+    assert box.ask("restart", **words)["exit"] == 0
+
+
 def test_R17_a_program_that_breaks_while_it_runs_makes_the_instance_failed_and_start_mends_it(box: Box) -> None:
     box.config("a")
     box.up()
