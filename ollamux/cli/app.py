@@ -268,7 +268,10 @@ def env(
     config: Config = None,
     simulated: Simulated = False,
 ) -> int:
-    """Print the exact environment of an instance."""
+    """Print the exact environment of an instance.
+
+    All of it but the mark by which the supervisor knows its own processes.
+    """
     from ollamux.cli.environment import show
 
     return show(name, reveal=reveal, config=config, simulated=simulated)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ollamux.cli import screen
@@ -11,10 +13,26 @@ from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
 from ollamux.domain.errors import Exit, NotRunningError, UsageError
 from ollamux.domain.text import safe_text
-from ollamux.protocol.client import ask
+from ollamux.protocol.client import ask, peer_pid
+from ollamux.system.clock import monotonic
+from ollamux.system.files import is_locked
+from ollamux.system.places import state_dir
 
 GRACE_S = 5.0
 """The supervisor keeps the time; the client waits this much longer for its answer."""
+_GOES_ON = "what was asked goes on by itself"
+_GOES_ON_ROLLING = "the instance that is being restarted goes on, those after it are left as they are"
+
+
+@contextmanager
+def going_on(what: str, *, simulated: bool) -> Iterator[None]:
+    """While something is waited for: say after Ctrl-C what goes on without us."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        flag = " --simulated" if simulated else ""
+        screen.say(f"\ninterrupted; {what}\n  ollamux status{flag} shows how far it is\n", fd=2)
+        raise
 
 
 def change(
@@ -53,7 +71,8 @@ def change(
     if not names and not every and not if_unhealthy:
         request["names"] = [_only_instance(command, status)]
     connection, _ = reach(which)
-    reply = ask(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
+    with going_on(_GOES_ON_ROLLING if rolling else _GOES_ON, simulated=which):
+        reply = ask(connection, request, timeout_s=None if rolling else timeout_s + GRACE_S)
     tell(reply["outcomes"], quiet=quiet)
     if not reply["outcomes"] and not quiet:
         screen.write(f"nothing to {command}\n")
@@ -76,16 +95,17 @@ def tell(outcomes: list[dict[str, Any]], *, quiet: bool) -> None:
         well = outcome["exit"] == Exit.OK
         if well and quiet:
             continue
-        screen.say(f"{outcome['name']:<{width}}  {safe_text(outcome['words'])}\n", fd=1 if well else 2)
+        screen.say_beside(f"{outcome['name']:<{width}}  ", safe_text(outcome["words"]), fd=1 if well else 2)
 
 
 def down(*, simulated: bool, now: bool, quiet: bool) -> int:
     """Stop all instances and the supervisor; return once it is gone."""
-    status, which = question({"cmd": "status"}, simulated=simulated)
-    pid = int(status["status"]["supervisor"]["pid"])
+    _, which = question({"cmd": "status"}, simulated=simulated)
     connection, _ = reach(which)
-    reply = ask(connection, {"cmd": "down", "hurry": now})
-    _wait_for_end(pid)
+    pid = peer_pid(connection)
+    with going_on("the supervisor goes on stopping what it runs, and then itself", simulated=which):
+        reply = ask(connection, {"cmd": "down", "hurry": now})
+        _wait_for_end(pid, f"{state_dir(os.environ, simulated=which)}/lock")
     stuck = reply.get("stuck") or []
     if stuck:
         pids = ", ".join(map(str, stuck))
@@ -96,10 +116,16 @@ def down(*, simulated: bool, now: bool, quiet: bool) -> int:
     return int(reply["exit"])
 
 
-def _wait_for_end(pid: int, patience_s: float = 10.0) -> None:
-    """Return once the process is gone, so that the next command finds nothing of it."""
+def _wait_for_end(pid: int | None, lock: str, patience_s: float = 10.0) -> None:
+    """Return once the process is gone, so that the next command finds nothing of it.
+
+    One that cannot be seen from here, as from inside a container, is gone when it has let go of its lock.
+    """
+    until = monotonic() + patience_s
+    while pid is None and is_locked(lock) and monotonic() < until:
+        select.select([], [], [], 0.02)
     try:
-        handle = os.pidfd_open(pid)
+        handle = os.pidfd_open(pid or 0)
     except OSError:
         return
     poll = select.poll()

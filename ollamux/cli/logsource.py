@@ -14,6 +14,7 @@ from ollamux.render.lines import event_line
 from ollamux.render.words import epoch
 from ollamux.supervisor.journal import FILE_NAME
 from ollamux.system.clock import wall
+from ollamux.system.files import open_plain
 from ollamux.system.follow import LONGEST_LINE, Follower
 from ollamux.system.logfile import rotated
 
@@ -113,7 +114,7 @@ class SupervisorLog:
 def _end(path: str, *, whole: bool) -> int:
     """Return the size of a file; with `whole` without the line that is being written."""
     try:
-        with open(path, "rb") as file:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not whole:
                 return size
@@ -128,7 +129,7 @@ def _end(path: str, *, whole: bool) -> int:
 def _tail(path: str, until: int | None, count: int, wanted: Filter) -> tuple[list[str], float]:
     """Return enough whole lines from the end of a file to hold `count` wanted ones, or all, and when it was changed."""
     try:
-        with open(path, "rb") as file:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
             found = os.fstat(file.fileno())
             at = found.st_size if until is None else min(until, found.st_size)
             data = b""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ollamux.cli import screen
 from ollamux.config.cache import cache_path, load_fleet
-from ollamux.config.find import find_config
+from ollamux.config.find import find_config, here
 from ollamux.config.source import read_source
 from ollamux.supervisor.__main__ import main as supervisor
 from ollamux.supervisor.forewarn import forewarnings
@@ -19,7 +19,7 @@ from ollamux.system.places import state_dir
 
 def up(explicit: str | None) -> int | None:
     """Run the supervisor in this process; None where there is no configuration and somebody must be asked."""
-    found = find_config(explicit, os.environ, Path.cwd())
+    found = find_config(explicit, os.environ, here())
     return None if found.path is None else run(found.path, simulated=False)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.lifecycle import GRACE_S, tell
+from ollamux.cli.lifecycle import GRACE_S, going_on, tell
 from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
 from ollamux.config.cache import cache_path, load_fleet
@@ -26,7 +26,7 @@ def reload(*, dry_run: bool, wait: bool, timeout: str, simulated: bool, quiet: b
     path = Path(status["status"]["supervisor"]["config"])
     state = Path(state_dir(os.environ, simulated=which))
     source = _rehearsed(state, path, dry_run=dry_run) if which else read_source(path)
-    load_fleet(source, str(path), cache_path(str(state)))
+    load_fleet(source, str(path), cache_path(str(state)), for_supervisor=True)
     request: dict[str, Any] = {"cmd": "reload", "digest": hashlib.sha256(source).hexdigest()}
     plan, _ = question({**request, "dry_run": True}, simulated=which)
     if not quiet:
@@ -34,7 +34,9 @@ def reload(*, dry_run: bool, wait: bool, timeout: str, simulated: bool, quiet: b
     if dry_run:
         return int(Exit.OK)
     connection, _ = reach(which)
-    reply = ask(connection, {**request, "wait": wait, "timeout": timeout_s}, timeout_s=timeout_s + GRACE_S)
+    request |= {"wait": wait, "timeout": timeout_s}
+    with going_on("the change goes on by itself", simulated=which):
+        reply = ask(connection, request, timeout_s=timeout_s + GRACE_S)
     tell(reply["outcomes"], quiet=quiet)
     return int(reply["exit"])
 
@@ -59,7 +61,7 @@ def _show(plan: dict[str, Any], *, dry_run: bool) -> None:
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        screen.say(f"{row['name']:<{width}}  {row['action']:<8}  {safe_text(row['words'])}\n")
+        screen.say_beside(f"{row['name']:<{width}}  {row['action']:<8}  ", safe_text(row["words"]))
     count = plan["unchanged"]
     if count:
         screen.say(f"{count} instance{'' if count == 1 else 's'} unchanged\n")

@@ -65,6 +65,21 @@ def say(text: str, fd: int = 1) -> None:
     write(text, fd)
 
 
+def say_beside(head: str, text: str, fd: int = 1) -> None:
+    """Write a line for people; on a terminal `text` is wrapped by words, and goes on below its own beginning."""
+    if is_terminal(fd):
+        from ollamux.render.cells import cells, wrap
+        from ollamux.render.pen import ascii_text
+
+        text = text if unicode(os.environ) else ascii_text(text)
+        columns = width(os.environ)
+        narrow = cells(head) > columns // 2
+        indent = 4 if narrow else cells(head)
+        lines = ["".join(part for part, _ in line) for line in wrap(((text, ""),), columns - indent)]
+        text = ("\n" + " " * indent).join(["", *lines] if narrow else lines)
+    say(f"{head}{text}\n", fd)
+
+
 def write(text: str, fd: int = 1) -> None:
     """Write a whole text; a reader that went away is no error. Raises OllamuxError where it cannot be written.
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ollamux.cli.service_unit import UnitPlan
-from ollamux.config.find import find_config
+from ollamux.config.find import find_config, here
 from ollamux.config.load import parse
 from ollamux.config.source import first_open_port, foreign_writer, read_source
 from ollamux.domain.errors import DeniedError, NotFoundError, RefusedError
@@ -31,7 +31,7 @@ def make_plan(config: str | None, *, run_as: str | None, systemd: int | None, ch
     command = own_command()
     environment = _environment(own=user is None or user.pw_uid == os.getuid())
     with _acting_as(user):  # nothing is imported in here: the user might not reach our files
-        found = find_config(config, os.environ if user is None else {**os.environ, **_places_of(user)}, Path.cwd())
+        found = find_config(config, os.environ if user is None else {**os.environ, **_places_of(user)}, here())
         path = found.required()
         source, open_port = read_source(path), first_open_port()
         if check and user is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import select
 import sys
@@ -15,9 +15,10 @@ from ollamux.cli.words import find, seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError
+from ollamux.protocol.client import connect
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.programs import check_programs
-from ollamux.system.files import private_dir, read_bounded
+from ollamux.system.files import is_locked, open_plain, private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
 BOOT_PATIENCE_S = 30.0
@@ -53,23 +54,16 @@ def up(
 
 
 def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
-    """Whether somebody holds the supervisor's lock, answering or not.
+    """Whether somebody holds the supervisor's lock, answering or not."""
+    return is_locked(f"{state_dir(env, simulated=simulated)}/lock")
 
-    Looks through a shared lock of its own, so that ten who look at once do not take each other for a supervisor.
-    """
-    try:
-        fd = os.open(f"{state_dir(env, simulated=simulated)}/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+
+def _listens(simulated: bool) -> bool:
+    connection = connect(os.environ, simulated=simulated)
+    if connection is None:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # a file system without locks; the supervisor will say so
-    finally:
-        os.close(fd)
-    return False
+    connection.close()
+    return True
 
 
 def _running_already(simulated: bool, *, ensure: bool) -> int:
@@ -158,8 +152,8 @@ def _detached(path: Path, *, simulated: bool, wait: bool, timeout_s: float, quie
 
             return wait_until_ready(simulated=simulated, timeout_s=timeout_s, quiet=quiet)
     except RefusedError:
-        if ensure and is_running(simulated):
-            return int(Exit.OK)  # another one was quicker
+        if ensure and (is_running(simulated) or _listens(simulated)):
+            return int(Exit.OK)  # another one was quicker, or runs on though its lock was removed
         raise
     except KeyboardInterrupt:
         way_out = f"ollamux status{flag} shows how far it is, ollamux down{flag} ends it"
@@ -175,7 +169,7 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     logs = log_dir(os.environ, simulated=simulated)
     private_dir(logs)
     read, write = os.pipe()
-    out = os.open(f"{logs}/supervisor.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    out = _own_log(f"{logs}/supervisor.log")
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
     words += ["--simulated"] if simulated else []
     os.posix_spawn(
@@ -198,6 +192,19 @@ def _spawn(path: Path, *, simulated: bool) -> None:
         raise OllamuxError("the supervisor ended before it was ready", hint=f"see {logs}/supervisor.log")
     if int(code) != Exit.OK:
         raise _passed_on(int(code), text)
+
+
+def _own_log(path: str) -> int:
+    """Open what the supervisor prints into; on a full or read-only disk that is lost, and it runs all the same.
+
+    Servers that are to be taken over would otherwise have no supervisor for as long as the disk is so.
+    """
+    try:
+        return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _passed_on(code: int, text: str) -> OllamuxError:

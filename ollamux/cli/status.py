@@ -8,7 +8,7 @@ import os
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.drawing import drawn_by
-from ollamux.cli.target import reach
+from ollamux.cli.target import ADD_SIMULATED, NOBODY, reach
 from ollamux.cli.watch import Frame, Watch
 from ollamux.cli.words import load
 from ollamux.domain.errors import Exit, NotRunningError, OllamuxError, UsageError
@@ -87,7 +87,7 @@ def _without_supervisor(
         view=view,
         wide=output == "wide",
     )
-    if error.hint is not None and "--simulated" in error.hint:
+    if error.message != NOBODY or (error.hint is not None and ADD_SIMULATED in error.hint):
         aside += error_text(error)
     return Frame(int(Exit.NOT_RUNNING), text.rstrip("\n") + "\n", aside)
 

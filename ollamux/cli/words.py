@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ollamux.config.cache import cache_path, load_fleet
-from ollamux.config.find import Found, find_config
+from ollamux.config.find import Found, find_config, here
 from ollamux.config.source import read_source
 from ollamux.domain.errors import UsageError
 from ollamux.domain.spec import FleetSpec
@@ -24,7 +24,7 @@ def seconds(text: str, option: str) -> float:
 
 def find(explicit: str | None) -> Found:
     """Find the configuration file, as every command does. Raises NotFoundError where a named one is not there."""
-    return find_config(explicit, os.environ, Path.cwd())
+    return find_config(explicit, os.environ, here())
 
 
 def load(explicit: str | None) -> tuple[Path, bytes, FleetSpec]:

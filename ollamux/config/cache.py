@@ -18,6 +18,7 @@ from ollamux.config.codec import fleet_from_json, fleet_to_json
 from ollamux.config.source import first_open_port
 from ollamux.domain.errors import RefusedError
 from ollamux.domain.spec import FleetSpec
+from ollamux.system.reserve import spare
 
 _FORMAT = 1
 _LARGEST = 8 * 1024 * 1024
@@ -28,10 +29,11 @@ def cache_path(state: str) -> Path:
     return Path(state) / "config-cache.json"
 
 
-def load_fleet(source: bytes, file: str, cache: Path | None) -> FleetSpec:
+def load_fleet(source: bytes, file: str, cache: Path | None, *, for_supervisor: bool = False) -> FleetSpec:
     """Return the fleet that a configuration asks for, from the cache where it was read before.
 
-    Raises `ConfigInvalid`, as `parse` does; only valid configurations are kept.
+    Raises `ConfigInvalid`, as `parse` does; only valid configurations are kept. `for_supervisor`: it is to take the
+    outcome from the cache, so that RefusedError is raised where it cannot be kept.
     """
     open_port = first_open_port()
     key = _key(source, open_port)
@@ -43,7 +45,12 @@ def load_fleet(source: bytes, file: str, cache: Path | None) -> FleetSpec:
 
     fleet = parse(source, file, open_port=open_port)
     if cache is not None and key is not None:
-        _keep(cache, {**key, "fleet": fleet_to_json(fleet)})
+        trouble = _keep(cache, {**key, "fleet": fleet_to_json(fleet)})
+        if trouble is not None and for_supervisor:
+            raise RefusedError(
+                f"the supervisor is to read it in {cache}, which cannot be written: {trouble.strerror}",
+                hint="nothing was changed; mend that, then run the command again",
+            )
     return fleet
 
 
@@ -52,9 +59,10 @@ def kept_fleet(cache: Path, digest: str) -> tuple[bytes, FleetSpec]:
 
     Raises RefusedError where the newest that was kept is another, or from another version.
     """
-    import hashlib
+    with spare():  # a supervisor without descriptors left is mended by a reload at times
+        import hashlib
 
-    kept = _read(cache)
+        kept = _read(cache)
     source = str(kept.get("source", "")).encode()
     if hashlib.sha256(source).hexdigest() != digest:
         raise RefusedError("the configuration changed while it was read", hint="run the command again")
@@ -106,19 +114,21 @@ def _read(cache: Path) -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
-def _keep(cache: Path, content: dict[str, Any]) -> None:
-    """Replace the cache as a whole, readable for us alone: the text may hold secrets."""
+def _keep(cache: Path, content: dict[str, Any]) -> OSError | None:
+    """Replace the cache as a whole, readable for us alone: the text may hold secrets. Returns why that failed."""
     temporary = cache.with_name(f".{cache.name}.{os.getpid()}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError:
-        return  # no cache is slower, and nothing else
+    except OSError as error:
+        return error  # no cache is slower, and nothing else
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             json.dump(content, file)
         os.replace(temporary, cache)
-    except OSError:
+    except OSError as error:
         _remove(temporary)
+        return error
+    return None
 
 
 def _remove(path: Path) -> None:

@@ -43,6 +43,14 @@ class Found:
         )
 
 
+def here() -> Path:
+    """Return the current folder, also one that somebody has deleted below us: nothing is found in it."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/proc/self/cwd")
+
+
 def find_config(explicit: str | None, env: Mapping[str, str], cwd: Path) -> Found:
     """Return the first configuration file that is there; a file that was asked for by name has to be."""
     for named, why in ((explicit, "--config"), (env.get("OLLAMUX_CONFIG") or None, "$OLLAMUX_CONFIG")):

@@ -121,6 +121,7 @@ class LeaderExited:
     """The leader is gone. `code` or `signal`, or neither where the exit of an adopted process is unknown.
 
     `members`: processes of this incarnation are still there. `words`: what the process last said about it.
+    `never_ran`: what stands before the program could not even start it.
     """
 
     gen: int
@@ -128,6 +129,7 @@ class LeaderExited:
     signal: str | None
     members: bool
     words: str | None = None
+    never_ran: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

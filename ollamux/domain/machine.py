@@ -35,6 +35,7 @@ from ollamux.domain.rules import (
     leader_killed,
     not_yet,
     reconfigure,
+    reconfigure_wait,
     restart,
     shut_down,
     shut_down_soon,
@@ -80,7 +81,7 @@ def _rows() -> Mapping[tuple[Phase, type], Rule]:
             p.STARTING: restart, p.READY: restart, p.UNHEALTHY: restart,
             p.STOPPING: come_back, p.SWEEPING: come_back, p.KILLING: come_back, p.STUCK: come_back,
         },
-        ev.Reconfigured: dict.fromkeys(p, reconfigure),
+        ev.Reconfigured: {**dict.fromkeys(p, reconfigure), p.WAITING: reconfigure_wait},
         ev.ShutdownAsked: {
             p.STOPPED: stay_down, p.WAITING: stay_down, p.FAILED: stay_down,
             p.STARTING: shut_down, p.READY: shut_down, p.UNHEALTHY: shut_down,

@@ -63,8 +63,8 @@ def fail(state: Instance, now: float, reason: str | None, *, retry: bool, **also
     return enter(state, Phase.FAILED, now=now, deadline=after, reason=reason, pid=None, adopted=False, **also)
 
 
-def settle(state: Instance, now: float, **also: Any) -> Step:
-    """Decide what follows now that nothing of the old incarnation exists."""
+def settle(state: Instance, now: float, *, permanent: bool = False, **also: Any) -> Step:
+    """Decide what follows now that nothing of the old incarnation exists. `permanent`: to try again soon is no use."""
     gone = replace(state, pid=None, adopted=False, **also)
     reap = Reap(gen=state.gen)
     if gone.want is Want.DOWN:
@@ -79,17 +79,24 @@ def settle(state: Instance, now: float, **also: Any) -> Step:
     if gone.restart.policy is RestartPolicy.NEVER or (
         gone.why is None and not restarts_after_exit(gone.restart, ended)
     ):
-        reason = f"{gone.reason}; not restarted: restart.policy is {gone.restart.policy.value}"
-        return Step(fail(gone, now, reason, retry=False), (reap,))
+        return Step(fail(gone, now, not_restarted(gone), retry=False), (reap,))
+    if permanent:
+        return Step(fail(replace(gone, failures=gone.failures + 1), now, gone.reason, retry=True), (reap,))
     after = after_failure(gone, now)
     return Step(after.state, (reap, *after.commands))
+
+
+def not_restarted(state: Instance) -> str:
+    """Say why an instance that ended stays down."""
+    return f"{state.reason}; not restarted: restart.policy is {state.restart.policy.value}"
 
 
 def after_failure(state: Instance, now: float) -> Step:
     """Count an unstable run, and wait, start at once, or give up."""
     failures = state.failures + 1
     if gives_up(state.restart, failures):
-        reason = f"gave up after {failures} failures in a row; the last: {state.reason}"
+        count = "the first failure" if failures == 1 else f"{failures} failures in a row; the last"
+        reason = f"gave up after {count}: {state.reason}"
         return Step(fail(state, now, reason, retry=True, failures=failures, why=None))
     delay = restart_delay_s(state.restart, failures, salt=state.salt)
     if delay <= 0:

@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from ollamux.domain import events as ev
 from ollamux.domain.commands import EndRunner, KillGroup, TermGroup
-from ollamux.domain.instance import Instance, LastExit, Step
-from ollamux.domain.moves import after_failure, enter, exit_words, fail, settle, spawn, take_down
+from ollamux.domain.instance import Deadline, Instance, LastExit, Step
+from ollamux.domain.moves import after_failure, enter, exit_words, fail, not_restarted, settle, spawn, take_down
 from ollamux.domain.phases import SERVING, DeadlineKind, Phase, Want, Why
+from ollamux.domain.policy import restart_delay_s
+from ollamux.domain.spec import RestartPolicy
 from ollamux.domain.text import format_duration
 
 SWEEP_TIMEOUT_S: Final = 5.0
@@ -54,24 +56,46 @@ def start(state: Instance, event: ev.Event, now: float) -> Step:
 
 @_leads_to()
 def reconfigure(state: Instance, event: ev.Reconfigured, now: float) -> Step:
-    """Other times hold from now on, also for the wait that is under way where its length is one of them."""
-    longer_by = {
-        DeadlineKind.START: event.start_timeout_s - state.start_timeout_s,
-        DeadlineKind.UNHEALTHY: event.unhealthy_timeout_s - state.unhealthy_timeout_s,
-        DeadlineKind.STABLE: event.restart.stable_for_s - state.restart.stable_for_s,
-    }
-    deadline = state.deadline
-    if deadline is not None and deadline.kind in longer_by:
-        deadline = replace(deadline, at=deadline.at + longer_by[deadline.kind])
-    return Step(
-        replace(
-            state,
-            restart=event.restart,
-            start_timeout_s=event.start_timeout_s,
-            unhealthy_timeout_s=event.unhealthy_timeout_s,
-            deadline=deadline,
-        )
+    """Other times hold from now on, also for the wait that is under way where its length is one of them.
+
+    One that has ended for good by its policy is tried again at the slow pace, once the policy allows it.
+    """
+    told = replace(
+        state,
+        restart=event.restart,
+        start_timeout_s=event.start_timeout_s,
+        unhealthy_timeout_s=event.unhealthy_timeout_s,
     )
+    deadline, ended = state.deadline, state.phase is Phase.FAILED and state.deadline is None
+    if deadline is not None and (before := _length_s(state, deadline.kind)) is not None:
+        longer_by = (_length_s(told, deadline.kind) or 0.0) - before
+        deadline = replace(deadline, at=deadline.at + longer_by)
+    elif ended and state.why is not Why.GAVE_UP and event.restart.policy is not state.restart.policy:
+        again = event.restart.policy is not RestartPolicy.NEVER
+        deadline = Deadline(kind=DeadlineKind.RETRY, at=now + event.restart.retry_failed_s) if again else None
+    return Step(replace(told, deadline=deadline))
+
+
+@_leads_to(Phase.FAILED)
+def reconfigure_wait(state: Instance, event: ev.Reconfigured, now: float) -> Step:
+    """It waits to be started again, which a policy that has become "never" forbids, unless it waits for a resource."""
+    told = reconfigure(state, event, now).state
+    backs_off = told.deadline is not None and told.deadline.kind is DeadlineKind.BACKOFF
+    if not backs_off or told.restart.policy is not RestartPolicy.NEVER:
+        return Step(told)
+    return Step(fail(told, now, not_restarted(told), retry=False))
+
+
+def _length_s(state: Instance, kind: DeadlineKind) -> float | None:
+    """Return how long a wait of this kind is, None where the configuration does not say."""
+    return {
+        DeadlineKind.START: state.start_timeout_s,
+        DeadlineKind.UNHEALTHY: state.unhealthy_timeout_s,
+        DeadlineKind.STABLE: state.restart.stable_for_s,
+        DeadlineKind.STOP: state.restart.stop_timeout_s,
+        DeadlineKind.RETRY: state.restart.retry_failed_s,
+        DeadlineKind.BACKOFF: restart_delay_s(state.restart, state.failures, salt=state.salt),
+    }.get(kind)
 
 
 @_leads_to()
@@ -244,7 +268,7 @@ def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
         deadline = (DeadlineKind.SWEEP, SWEEP_TIMEOUT_S)
         swept = enter(state, Phase.SWEEPING, now=now, deadline=deadline, last_exit=last_exit, reason=reason)
         return Step(swept, (TermGroup(gen=state.gen),))
-    return settle(state, now, last_exit=last_exit, reason=reason)
+    return settle(state, now, permanent=crashed and event.never_ran, last_exit=last_exit, reason=reason)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
@@ -312,7 +336,9 @@ def stuck(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     """Not even SIGKILL ended it: it hangs in the kernel. Its GPU and port stay reserved until it goes."""
     if not _due(state, now):
         return Step(state)
-    reason = "does not end even on SIGKILL: it hangs in the kernel (driver?)"
+    hangs = "does not end even on SIGKILL: it hangs in the kernel (driver?)"
+    # Why it was to end is told all the same: it is what follows from, once it has gone.
+    reason = f"{state.reason}; {hangs}" if state.reason else hangs
     return Step(enter(state, Phase.STUCK, now=now, deadline=None, reason=reason))
 
 

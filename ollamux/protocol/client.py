@@ -26,6 +26,7 @@ CONNECT_WITHIN_S = 5
 """Connecting takes no time, but for a supervisor that hangs: once 33 clients wait for it, the 34th waits to connect."""
 _AF_UNIX = 1
 _SOCK_STREAM = 1
+_SO_PEERCRED = 17
 
 
 def connect(env: Mapping[str, str], *, simulated: bool) -> _socket.socket | None:
@@ -51,6 +52,13 @@ def connect(env: Mapping[str, str], *, simulated: bool) -> _socket.socket | None
             continue
         return connection
     return None
+
+
+def peer_pid(connection: _socket.socket) -> int | None:
+    """Return the process that listens, as we see it: its own number may be that of another namespace. None: unseen."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _SO_PEERCRED, 12)
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid or None
 
 
 def draw_request(*, view: str | None, form: str, width: int, color: bool, unicode: bool) -> bytes:

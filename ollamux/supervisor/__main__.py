@@ -18,6 +18,7 @@ from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.domain.spec import FleetSpec
 from ollamux.render.errors import error_text
 from ollamux.supervisor.boot import Launch, supervise
+from ollamux.supervisor.family import MARKS
 from ollamux.system.descriptors import open_missing
 from ollamux.system.files import private_dir
 from ollamux.system.notify_socket import ManagerEnv, take_manager_env
@@ -34,6 +35,8 @@ def main(words: Sequence[str], env: Mapping[str, str], loaded: Loaded | None = N
     that is possible. `loaded` saves reading the file again, where the caller has just done so.
     """
     open_missing()
+    for name in MARKS:
+        os.environ.pop(name, None)  # a copy of a server's environment: our helpers are no processes of that server
     options = _options(words)
     if "check-handover" in options:
         from ollamux.supervisor.taking import check

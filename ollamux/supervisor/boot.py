@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ollamux.domain import events as ev
-from ollamux.domain.errors import Exit, RefusedError
+from ollamux.domain.errors import Exit
 from ollamux.domain.phases import Phase
 from ollamux.domain.rules import HURRY_S, KILL_TIMEOUT_S, SWEEP_TIMEOUT_S
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.effects import Effects
+from ollamux.supervisor.folder import Folder
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.journal import Journal
 from ollamux.supervisor.programs import check_programs, launcher_for
@@ -30,19 +31,19 @@ from ollamux.supervisor.settle import settle_process
 from ollamux.supervisor.starter import Starter
 from ollamux.system import child
 from ollamux.system.clock import monotonic
-from ollamux.system.files import Lock, private_dir, read_bounded, sweep_drafts, write_atomic
+from ollamux.system.files import private_dir, sweep_drafts
 from ollamux.system.logfile import drop_unfinished
 from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
-from ollamux.system.places import SOCKET_RECORD, home, log_dir, runtime_dirs, state_dir
+from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.carried import Handover
+    from ollamux.supervisor.vram import Vram
     from ollamux.supervisor.watch import Watch
 
 GPU_PATIENCE_S = 0.5
 """Where no instance is pinned the cards are only shown, and are read after the instances have been started."""
 VIEWER_PATIENCE_S = 1.0
-LOCK_PATIENCE_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,53 +75,20 @@ def supervise(launch: Launch, handed: Handover | None = None) -> int:
     state = state_dir(launch.env, simulated=simulated)
     logs = log_dir(launch.env, simulated=simulated)
     private_dir(state)
-    lock = Lock(f"{state}/lock")
+    folder = Folder(state, logs=logs)
     if handed is not None:
-        lock.inherit(handed.lock)
-    elif not _take(lock):
-        pid = lock.holder()
-        who = f" (pid {pid})" if pid is not None else ""
-        raise RefusedError(
-            f"a supervisor is running already{who}", hint="ollamux status shows it; ollamux down ends it"
-        )
+        folder.lock.inherit(handed.lock)
+    else:
+        folder.claim(launch.env, simulated=simulated)
     try:
         private_dir(logs)
         sweep_drafts(state)
         drop_unfinished(logs)
         if launch.config is not None:
-            _keep(f"{state}/config-path", launch.config)
-        return _Supervisor(launch, lock, state=state, logs=logs, programs=programs, handed=handed).run()
+            folder.keep_config(launch.config)
+        return _Supervisor(launch, folder, logs=logs, programs=programs, handed=handed).run()
     finally:
-        lock.release()
-
-
-def _keep(path: str, text: str) -> None:
-    """Write down what other commands find convenient to know; not being able to is no reason not to run."""
-    try:
-        write_atomic(path, text.encode() + b"\n")
-    except OSError:
-        pass
-
-
-def _take(lock: Lock) -> bool:
-    """Take the lock; somebody who only looks whether it is held holds it for a moment himself."""
-    until = monotonic() + LOCK_PATIENCE_S
-    while not lock.take():
-        if monotonic() > until:
-            return False
-        select.select([], [], [], 0.02)
-    return True
-
-
-def _identity(state: str) -> str:
-    """Return the random id of this folder of state, made at its first use."""
-    path = f"{state}/id"
-    known = (read_bounded(path, 64) or b"").decode("ascii", "replace").strip()
-    if known.isalnum():
-        return known
-    fresh = os.urandom(8).hex()
-    write_atomic(path, fresh.encode() + b"\n")
-    return fresh
+        folder.lock.release()
 
 
 def longest_stop_s(specs: Iterable[InstanceSpec]) -> float:
@@ -135,18 +103,17 @@ class _Supervisor:
     def __init__(
         self,
         launch: Launch,
-        lock: Lock,
+        folder: Folder,
         *,
-        state: str,
         logs: str,
         programs: Mapping[str, str],
         handed: Handover | None,
     ) -> None:
-        settle_process(state)
-        self._launch, self._lock, self._handed = launch, lock, handed
+        settle_process(folder.path)
+        self._launch, self._folder, self._handed = launch, folder, handed
         simulated = launch.box is not None
-        owner = (handed and handed.owner) or f"{state} {_identity(state)}"
-        self.core = core = Core(launch.fleet, journal=Journal(state), owner=owner, log_dir=logs)
+        owner = folder.owner(None if handed is None else handed.owner)
+        self.core = core = Core(launch.fleet, journal=Journal(folder.path), owner=owner, log_dir=logs)
         self.gpus = Gpus(core, source="simulated" if simulated else "auto", box=launch.box, env=launch.env)
         self.starter = Starter(
             core,
@@ -156,18 +123,22 @@ class _Supervisor:
             extra={"OLLAMUX_SIMULATION": launch.box} if launch.box is not None else {},
         )
         self.starter.launcher = launcher_for(launch.fleet.supervisor.on_death, launch.env)
-        self._learn_versions(programs)
+        if handed is None:
+            self._learn_versions(programs)
+        else:
+            self.starter.recall_versions(handed.versions)
         self.effects = Effects(core, self.starter)
         self.effects.collected_elsewhere = self._own_children
-        self.memory = Memory(core, state)
+        self.memory = Memory(core, folder.path)
         self.server = Server(
             core.loop,
             lambda: runtime_dirs(launch.env, simulated=simulated),
             handle=self._handle,
-            bound=lambda path: _keep(f"{state}/{SOCKET_RECORD}", path),
+            bound=folder.keep_socket,
         )
         self.service = ServiceManager(core, launch.manager)
         self._watch: Watch | None = None
+        self._vram: Vram | None = None
         self._viewers: frozenset[int] = frozenset()
         self._ended: list[Callable[[list[int]], None]] = []
         self._over = False
@@ -176,8 +147,9 @@ class _Supervisor:
     def run(self) -> int:
         """Listen, recover, start, and watch until stopped."""
         core, launch = self.core, self._launch
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in (signal.SIGTERM, signal.SIGINT):
             core.loop.on_signal(number, lambda: self.shut_down(core.shutting_down, None))
+        core.loop.on_signal(signal.SIGQUIT, lambda: self.shut_down(True, None))  # who quits does not want to wait
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup means what it says
             core.loop.on_signal(signal.SIGHUP, self._hang_up)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the program before this one held all of them back
@@ -222,8 +194,7 @@ class _Supervisor:
     def _take_over(self, handed: Handover) -> None:
         from ollamux.supervisor.carry import take_over
 
-        take_over(self.core, self.gpus, self.effects, handed)
-        self.starter.recall_versions(handed.versions)
+        take_over(self.core, self.gpus, self.effects, handed, self._look_whether_down)
         self._viewers = frozenset(pid for pid in handed.viewers if child.is_ours(pid))
         self.memory.plan()
         self._read_gpus()
@@ -237,7 +208,7 @@ class _Supervisor:
         from ollamux.supervisor.vram import Vram
         from ollamux.supervisor.watch import Watch
 
-        vram = Vram(self.core, self.gpus)
+        self._vram = vram = Vram(self.core, self.gpus)
         self.effects.leader_gone, self.effects.ended = vram.leader_gone, vram.ended
         self.starter.vram_obstacle = vram.obstacle
         self.core.changed.append(lambda unit, before: self._look_whether_down())
@@ -252,18 +223,22 @@ class _Supervisor:
             check=lambda fleet: check_programs(fleet, self._launch.env),
             shutdown=self.shut_down,
             carry=self._carry,
+            look_after=self._folder.look_after,
         )
         if self._handed is None:
             self._watch.begin(early)
         else:
+            vram.go_on(self._handed.units)
             self._watch.go_on(self._handed, clients)
             self._handed = None
 
     def _carry(self) -> Handover:
         from ollamux.supervisor.carry import handover
 
-        core, lock, server = self.core, self._lock.fileno(), self.server.carried()
-        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter)
+        assert self._vram is not None  # noqa: S101 - the loop begins after it
+        self._folder.look_after()  # the new program finds a lock that is not in its place to be no lock
+        core, lock, server = self.core, self._folder.lock.fileno(), self.server.carried()
+        return handover(self._launch, core, lock, server, viewers=self._viewers, starter=self.starter, vram=self._vram)
 
     def _handle(self, client: Client, request: dict[str, Any]) -> None:
         assert self._watch is not None  # noqa: S101 - the loop, and with it every client, begins after it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ollamux.domain import canary as rules
 from ollamux.domain.canary import Answer, Remedy
@@ -25,6 +26,9 @@ from ollamux.supervisor.core import Core
 from ollamux.supervisor.unit import Unit
 from ollamux.system import procs
 from ollamux.system.clock import asleep_s, monotonic, rfc3339, wall
+
+if TYPE_CHECKING:
+    from ollamux.supervisor.carried import CarriedCanary
 
 SELF_HELP_S = 10.0
 """A server pings a runner for so long before it gives it up: what another runner answers sooner was a new load."""
@@ -55,6 +59,12 @@ class CanaryWatch:
         self.accused: tuple[str, int, float] | None = None
         self.passed: tuple[str, int, float, float] | None = None
 
+    def carried(self) -> CarriedCanary:
+        """Return what the program that takes our place needs; a question that is under way is asked again."""
+        from ollamux.supervisor.carried import CarriedCanary
+
+        return CarriedCanary(state=self.state, last=self.last, accused=self.accused, passed=self.passed)
+
 
 class Canaries:
     """One question at a time for each instance."""
@@ -65,10 +75,13 @@ class Canaries:
         core.changed.append(self._on_change)
         checks.listeners.append(self._look)
 
-    def go_on(self, unit: Unit, asked: tuple[float, ...]) -> None:
-        """Begin anew with an instance that the program before this one asked; how often in the hour still counts."""
-        if unit.state.phase in (Phase.READY, Phase.UNHEALTHY):
-            self._begin(unit, asked)
+    def go_on(self, unit: Unit, carried: CarriedCanary | None) -> None:
+        """Go on with what the program before this one knew; else begin with an instance that is ready."""
+        if carried is not None:
+            unit.canary = CanaryWatch(carried.state)
+            unit.canary.last, unit.canary.accused, unit.canary.passed = carried.last, carried.accused, carried.passed
+        elif unit.state.phase in (Phase.READY, Phase.UNHEALTHY):
+            self._begin(unit, ())
 
     def _begin(self, unit: Unit, asked: tuple[float, ...]) -> None:
         units = list(self._core.units)

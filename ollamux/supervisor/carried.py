@@ -15,15 +15,49 @@ from enum import Enum
 from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ollamux.domain.canary import Canary
 from ollamux.domain.health import Health
 from ollamux.domain.instance import Instance
+from ollamux.domain.snapshot import CanaryView
 from ollamux.domain.tally import Tally
+from ollamux.gpu.freed import Claim
 from ollamux.ollama.api import LoadedModel
 from ollamux.ollama.judge import Verdict
 
 SCHEMA = 1
 """Grows when what is written is not understood by a version that reads the number before."""
 _LARGEST = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedCanary:
+    """What the canary knows of an instance; see `CanaryWatch`."""
+
+    state: Canary
+    last: CanaryView | None = None
+    accused: tuple[str, int, float] | None = None
+    passed: tuple[str, int, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Debt:
+    """What an incarnation that has ended still owes its cards, and what was said of it."""
+
+    gen: int
+    claims: tuple[Claim, ...]
+    ended_at: float
+    resource: str
+    why: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedVram:
+    """Who of an instance holds memory of its cards, what was in use of them before it, and what is not back yet."""
+
+    pids: tuple[int, ...] = ()
+    before: dict[str, int | None] = field(default_factory=dict)
+    debt: Debt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +85,8 @@ class CarriedUnit:
     fingerprint: str | None = None
     tally: Tally = field(default_factory=Tally)
     served_at: float | None = None
-    canary_asked: tuple[float, ...] = ()
+    canary: CarriedCanary | None = None
+    vram: CarriedVram | None = None
     gpus: tuple[str, ...] = ()
     degraded: dict[str, str] = field(default_factory=dict)
     incidents: tuple[str, ...] = ()
@@ -150,7 +185,7 @@ def _plain(value: Any) -> Any:
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple | list | frozenset):
         return [_plain(each) for each in value]
     return value.value if isinstance(value, Enum) else value
 
@@ -180,6 +215,8 @@ def _value(hint: Any, plain: Any) -> Any:
     if kind is tuple:
         each = inner[:1] * len(plain) if inner[1:] == (Ellipsis,) else inner
         return tuple(_value(one, item) for one, item in zip(each, plain, strict=True))
+    if kind is frozenset:
+        return frozenset(_value(inner[0], item) for item in plain)
     if isinstance(kind, type) and issubclass(kind, Mapping):
         return {inner[0](key): _value(inner[1], each) for key, each in plain.items()}
     if is_dataclass(hint):

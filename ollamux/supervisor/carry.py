@@ -5,7 +5,7 @@ The two sides stand together, so that what one leaves out the other cannot forge
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,9 +27,10 @@ from ollamux.system import child, follow
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.vram import Vram
 
 
-def _carried(unit: Unit) -> CarriedUnit:
+def _carried(unit: Unit, vram: Vram) -> CarriedUnit:
     """Return what cannot be found again of an instance."""
     unread = 0 if unit.reader is None else unit.reader.unread
     return CarriedUnit(
@@ -54,7 +55,8 @@ def _carried(unit: Unit) -> CarriedUnit:
         fingerprint=fingerprint_of(unit),
         tally=unit.tally,
         served_at=unit.served_at,
-        canary_asked=() if unit.canary is None else unit.canary.state.asked,
+        canary=None if unit.canary is None else unit.canary.carried(),
+        vram=vram.carried(unit),
         gpus=tuple(gpu.uuid for gpu in unit.gpus),
         degraded=unit.degraded,
         incidents=tuple(sorted(unit.incidents)),
@@ -73,6 +75,7 @@ def handover(
     *,
     viewers: Iterable[int],
     starter: Starter,
+    vram: Vram,
 ) -> Handover:
     """Return what the supervisor itself is and has."""
     return Handover(
@@ -89,14 +92,14 @@ def handover(
         lock=lock,
         listener=sockets[0],
         clients=sockets[1],
-        units=tuple(_carried(unit) for unit in core.units.values()),
+        units=tuple(_carried(unit, vram) for unit in core.units.values()),
         leftovers=tuple(core.leftovers),
         versions=starter.carried_versions(),
     )
 
 
-def take_over(core: Core, gpus: Gpus, effects: Effects, handed: Handover) -> None:
-    """Go on with every instance from where it was. What is being ended goes on being ended."""
+def take_over(core: Core, gpus: Gpus, effects: Effects, handed: Handover, left_one: Callable[[], None]) -> None:
+    """Go on with every instance from where it was. What is being ended goes on being ended, as in `recover`."""
     if handed.inventory is not None:
         from ollamux.gpu.codec import inventory_from_json
 
@@ -106,7 +109,7 @@ def take_over(core: Core, gpus: Gpus, effects: Effects, handed: Handover) -> Non
     for pid in handed.leftovers:
         mark = family.mark_of(pid)
         if mark is not None and mark.owner == core.owner:
-            end(core, pid, mark, lambda: None)
+            end(core, pid, mark, left_one)
     if core.fleet.supervisor.max_parallel_starts:
         core.loop.call_later(SLOT_HOLD_S, core.free_slots)
     for unit in core.units.values():

@@ -25,6 +25,7 @@ from ollamux.supervisor.http import Answer, Request, probe_host
 from ollamux.supervisor.unit import Unit
 from ollamux.system import ports, procs
 from ollamux.system.clock import asleep_s, monotonic, wall
+from ollamux.system.patience import patiently
 
 FIRST_LOOK_S = 0.02
 SLOWEST_START_LOOK_S = 0.5
@@ -262,7 +263,11 @@ class Checks:
     def _blob_named(self, unit: Unit, name: str, digest: str | None) -> str | None:
         key = (name, digest)
         if key not in unit.blobs:
-            manifest = find_manifest(Path(store_path(unit.spec.store, self._home)), name)
+            store = store_path(unit.spec.store, self._home)
+            try:
+                manifest = patiently(f"the store {store}", lambda: find_manifest(Path(store), name))
+            except TimeoutError:
+                return None  # not known, which is no reason to do anything
             unit.blobs[key] = None if manifest is None else manifest.blob
         return unit.blobs[key]
 

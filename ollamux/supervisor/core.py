@@ -16,7 +16,7 @@ from ollamux.domain.machine import step
 from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.domain.text import format_duration
-from ollamux.supervisor.family import Mark
+from ollamux.supervisor.family import Claim
 from ollamux.supervisor.journal import Entry, Journal
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic, wall
@@ -52,8 +52,8 @@ class Core:
         self.units = {spec.name: self.new_unit(spec) for spec in fleet.instances}
         self.execute: Callable[[Unit, Command], None] = lambda unit, command: None
         self.changed: list[Callable[[Unit, Instance], None]] = []
-        self.leftovers: dict[int, Mark] = {}
-        """What an earlier supervisor left and is being ended, by pid; no instance starts beside its own."""
+        self.leftovers: dict[int, Claim] = {}
+        """What an earlier supervisor left and is being ended, by pid; nothing starts where it is."""
         self.shutting_down = False
         self.bugs = 0
         self._depth: dict[str, Instance] = {}
@@ -179,6 +179,14 @@ class Core:
             return self.journal.add(None, old=None, new=None, reason=reason)
         phase = unit.state.phase.value
         return self.journal.add(unit.name, old=phase, new=phase, reason=reason)
+
+    def note_soon(self, unit: Unit, reason: str) -> None:
+        """Record a word about what is being done in the middle of a change, which comes before it on record."""
+
+        def told() -> None:
+            self.note(unit, reason)
+
+        self.loop.call_soon(told)
 
     def starts_now(self, unit: Unit) -> int:
         """Return how many other instances hold a start slot."""

@@ -62,7 +62,8 @@ class Effects:
             case cm.EndRunner():
                 if unit.child is not None:
                     family.signal_members(unit.mark, unit.child, [command.pid], signal.SIGKILL)
-                    self._core.note(unit, f"ended the hung runner (pid {command.pid}); the next request starts another")
+                    told = f"ended the hung runner (pid {command.pid}); the next request starts another"
+                    self._core.note_soon(unit, told)  # after the change that asked for it
             case _:
                 assert_never(command)
 
@@ -149,7 +150,11 @@ class Effects:
             # SIGKILL leaves no time for a last word: what the log ends with was said of something else.
             words = self._words(unit) if unit.state.phase in SERVING and by != "SIGKILL" else None
         unit.last_exit_wall = wall()
-        event = ev.LeaderExited(gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words)
+        # What stands before the server says so with these two where it cannot run it (setpriv(1)); no server does.
+        never_ran = code in (126, 127) and bool(self._starter.launcher) and unit.state.phase is Phase.STARTING
+        event = ev.LeaderExited(
+            gen=unit.state.gen, code=code, signal=by, members=bool(left), words=words, never_ran=never_ran
+        )
         self._core.dispatch(unit, event)
 
     def _words(self, unit: Unit) -> str | None:

@@ -24,6 +24,10 @@ SUPERVISOR_ID = "OLLAMUX_SUPERVISOR_ID"
 _OURS = procs.OwnChildren()
 
 
+MARKS = frozenset((INSTANCE, GENERATION, SUPERVISOR, SUPERVISOR_ID))
+"""The variables of a mark: whoever has them all counts as ours, so nobody else is given them."""
+
+
 class Mark(NamedTuple):
     """What tells the processes of one incarnation from all others.
 
@@ -40,6 +44,24 @@ class Mark(NamedTuple):
         return {SUPERVISOR: folder, SUPERVISOR_ID: identity, INSTANCE: self.instance, GENERATION: str(self.gen)}
 
 
+class Claim(NamedTuple):
+    """What a process of ours was started to use, and may hold until it is gone."""
+
+    mark: Mark
+    port: int | None
+    devices: frozenset[str]
+
+
+def claim_of(pid: int, mark: Mark) -> Claim:
+    """Return what a marked process may still hold, from the environment its server was started with."""
+    env = procs.environment(pid) or {}
+    port = env.get("OLLAMA_HOST", "").rpartition(":")[2]
+    tokens = (
+        token for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES") for token in env.get(name, "").split(",")
+    )
+    return Claim(mark, int(port) if port.isdecimal() else None, frozenset(tokens) - {"", "-1"})
+
+
 def mark_of(pid: int) -> Mark | None:
     """Return the mark a process carries, or None where it has none, is gone, or is not ours to look at."""
     env = procs.environment(pid)
@@ -54,7 +76,7 @@ def marked(owner: str) -> dict[int, Mark]:
     """Return every living process that carries a mark of this owner: a look at all of /proc, for rare occasions."""
     found: dict[int, Mark] = {}
     for pid in procs.pids():
-        mark = mark_of(pid)
+        mark = mark_of(pid) if pid != os.getpid() else None
         if mark is not None and mark.owner == owner and _lives(pid) and _is_descendant(pid, owner):
             found[pid] = mark
     return found
@@ -63,10 +85,11 @@ def marked(owner: str) -> dict[int, Mark]:
 def _is_descendant(pid: int, owner: str) -> bool:
     """Whether a marked process was started below one of our servers, and not by a person with a copied environment.
 
-    A server leads a session of its own. A session whose leader lives and carries no mark of ours is somebody's shell.
+    A server leads a session of its own. A session whose leader lives and carries no mark of ours is somebody's shell,
+    and so is one that was begun outside a container, which has no number in it.
     """
     seen = procs.stat(pid)
-    if seen is None or not procs.same_namespace(pid):
+    if seen is None or seen.session == 0 or not procs.same_namespace(pid):
         return False
     if seen.session == pid or not _lives(seen.session):
         return True

@@ -20,8 +20,11 @@ def forewarnings(fleet: FleetSpec, env: Mapping[str, str], *, simulated: bool) -
 
 
 def program_warnings(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[str, ...]:
-    """Return which programs somebody else could replace; one that is missing is told as an error elsewhere."""
+    """Return which programs somebody else could replace; an ollama that is missing is told as an error elsewhere."""
     told = []
+    notify = fleet.supervisor.notify[:1]
+    if notify and not (os.path.isfile(notify[0]) and os.access(notify[0], os.X_OK)):
+        told.append(f"notify: {safe_text(notify[0])} is no program that this user may run, so nobody would be told")
     for name in dict.fromkeys(spec.ollama for spec in fleet.instances if spec.enabled):
         try:
             program = find_ollama(name, env)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ollamux.domain.schemas import EVENT_SCHEMA
 from ollamux.system.clock import rfc3339, wall
+from ollamux.system.files import open_plain
 
 FILE_NAME = "events.jsonl"
 _LARGEST_FILE = 2 << 20
@@ -63,9 +64,8 @@ class Journal:
         }
 
     def _append(self, line: bytes) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(self.path, flags, 0o600)
+            fd = open_plain(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             try:
                 if self._torn:  # what a full disk cut short must not spoil what comes after it
                     line = b"\n" + line
@@ -81,8 +81,7 @@ class Journal:
 
 def _is_torn(path: str) -> bool:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(fd, "rb") as file:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             return file.read(1) not in (b"", b"\n")
@@ -92,7 +91,7 @@ def _is_torn(path: str) -> bool:
 
 def _last_seq(path: str) -> int | None:
     try:
-        with open(path, "rb") as file:
+        with open(open_plain(path, os.O_RDONLY), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             lines = file.read().splitlines()
     except OSError:

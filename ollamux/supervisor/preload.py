@@ -90,13 +90,14 @@ class Preload:
             return
         if monotonic() - unit.preloaded_at < RENEW_AFTER_S:
             return
-        kept = [model.name for model in unit.models if model.expires_at is None]
+        # A server goes on listing a model whose runner was killed, pin and all, until somebody asks for it.
+        there = [model for model in unit.models if model.name not in unit.gone_runners]
+        kept = [model.name for model in there if model.expires_at is None]
         lost = tuple(name for name in unit.spec.preload if not any(same_model(name, other) for other in kept))
         limit = unit.spec.max_loaded_models
-        if lost and (limit is None or len(unit.models) < limit or self._all_are_pins(unit)):
-            self._core.note(
-                unit, f"{', '.join(lost)} lost its pin (evicted, or a client set keep_alive); pinning it again"
-            )
+        if lost and (limit is None or len(there) < limit or self._all_are_pins(unit)):
+            why = "evicted, its runner killed, or a client set keep_alive"
+            self._core.note(unit, f"{', '.join(lost)} lost its pin ({why}); pinning it again")
             self._begin(unit, lost)
 
     def _all_are_pins(self, unit: Unit) -> bool:

@@ -18,6 +18,8 @@ from ollamux.system.files import read_bounded, write_atomic
 FILE_NAME = "state.json"
 SCHEMA = 1
 _LARGEST = 4 << 20
+_LARGEST_NUMBER = 1 << 53
+_PROOFS = ("proven", "wrong", "cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ def load(folder: str, boot_id: str) -> tuple[Record, str | None]:
         if plain["schema"] != SCHEMA:
             raise ValueError(f"written by another version (schema {plain['schema']})")
         units = {str(name): _unit(entry) for name, entry in plain["units"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         return Record(boot_id=boot_id), f"the state file could not be read{_put_aside(path)}: {error}"
     if plain.get("boot_id") != boot_id:
         units = {name: unit.for_life() for name, unit in units.items()}
@@ -115,35 +117,50 @@ def _put_aside(path: str) -> str:
 
 
 def _unit(entry: dict[str, Any]) -> UnitRecord:
-    proof = entry.get("proof")
-    unit = UnitRecord(
-        gen=int(entry["gen"]),
+    return UnitRecord(
+        gen=_count(entry["gen"]),
         stopped=bool(entry["stopped"]),
-        pid=_number(entry.get("pid")),
-        start_ticks=_number(entry.get("start_ticks")),
+        pid=_optional_count(entry.get("pid")),
+        start_ticks=_optional_count(entry.get("start_ticks")),
         fingerprint=_text(entry.get("fingerprint")),
-        restarts=int(entry.get("restarts", 0)),
-        auto_restarts=int(entry.get("auto_restarts", 0)),
-        manual_restarts=int(entry.get("manual_restarts", 0)),
-        proof=None if proof is None else (str(proof[0]), str(proof[1])),
+        restarts=_count(entry.get("restarts", 0)),
+        auto_restarts=_count(entry.get("auto_restarts", 0)),
+        manual_restarts=_count(entry.get("manual_restarts", 0)),
+        proof=_proof(entry.get("proof")),
         version=_text(entry.get("version")),
         gpus=_texts(entry.get("gpus")),
-        log_start=_number(entry.get("log_start")) or 0,
+        log_start=_count(entry.get("log_start") or 0),
         incidents=_texts(entry.get("incidents")),
         asked_incidents=_texts(entry.get("asked_incidents")),
     )
-    if unit.gen < 0:
-        raise ValueError("a negative generation")
-    return unit
+
+
+def _proof(value: object) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    kind, reason = _texts(value)
+    if kind not in _PROOFS:
+        raise ValueError(f"{kind!r} is no proof")
+    return kind, reason
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+    return tuple(text for item in value if (text := _text(item)) is not None) if isinstance(value, list) else ()
 
 
-def _number(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < _LARGEST_NUMBER:
+        raise ValueError(f"{str(value)[:20]} where a count is expected")
+    return value
+
+
+def _optional_count(value: object) -> int | None:
+    return None if value is None else _count(value)
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    """Return a text that can be written again: JSON can name half a character, which no file takes."""
+    if not isinstance(value, str):
+        return None
+    value.encode()
+    return value

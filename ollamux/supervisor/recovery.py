@@ -210,7 +210,7 @@ def end(core: Core, pid: int, mark: Mark, done: Callable[[], None]) -> None:
         core.units.get(mark.instance),
         f"ending pid {pid}, left by an earlier supervisor ({mark.instance}, generation {mark.gen})",
     )
-    core.leftovers[pid] = mark
+    core.leftovers[pid] = family.claim_of(pid, mark)
     _send(handle, signal.SIGTERM)
     _send(handle, signal.SIGCONT)
     unit = core.units.get(mark.instance)

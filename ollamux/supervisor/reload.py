@@ -87,6 +87,8 @@ class Reload:
             return change
         if unit.spec.pinning is not Pinning.GPUS or spec.pinning is not Pinning.GPUS:
             return change
+        if unit.state.phase in _WITHOUT_PROCESS:
+            return change  # the card that it ran on once says nothing of the one that it waits for
         found = resolve(spec, self._gpus.inventory, machine=self._gpus.machine)
         same = [gpu.uuid for gpu in found.gpus] == [gpu.uuid for gpu in unit.gpus]
         return replace(change, kind=Kind.LIVE) if found.problem is None and same else change

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ollamux import __version__
 from ollamux.domain import events as ev
-from ollamux.domain.errors import Exit, NotFoundError, RefusedError, UsageError
+from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, UsageError
 from ollamux.domain.phases import NO_PROCESS, SERVING, Phase
 from ollamux.domain.snapshot import VIEWS, as_json
 from ollamux.domain.tally import asked_for
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.family import MARKS
 from ollamux.supervisor.reload import Reload
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.settling import Settling, timeout_of
@@ -56,7 +57,8 @@ class Requests:
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         upgrade: Callable[[Client, str, float], None],
         remember: Callable[[], None],
-        environment: Callable[[Unit], Mapping[str, str]],
+        program: Callable[[Unit], str],
+        environment: Callable[[Unit, str], Mapping[str, str]],
         reload: Reload,
         simulate: Callable[[str | None, str | None, bool], str] | None,
     ) -> None:
@@ -66,6 +68,7 @@ class Requests:
         self._shutdown = shutdown
         self._ask_upgrade = upgrade
         self._remember = remember
+        self._program = program
         self._environment = environment
         self._reloading = reload
         self._simulate = simulate
@@ -182,12 +185,22 @@ class Requests:
             units = [unit for unit in units if unit.wanted]
         if request.get("if_unhealthy") is True:
             units = [unit for unit in units if unit.wanted and needs_restart(unit)]
+        self._look_for_programs(units)
         if request.get("rolling") is True:
             self._settling.roll(client, request, units)
             return
         before = {unit.name: self._ask_restart(unit) for unit in units}
         self._remember()
         self._settling.settle(client, request, before, "ready")
+
+    def _look_for_programs(self, units: Iterable[Unit]) -> None:
+        """Raise OllamuxError where a program is missing, as while its package is updated: what serves is not ended."""
+        for unit in units:
+            try:
+                self._program(unit)
+            except OllamuxError as error:
+                message = f"nothing was restarted, since {unit.name} could not be started again: {error.message}"
+                raise OllamuxError(message, hint=error.hint, exit_code=error.exit_code) from None
 
     def _ask_restart(self, unit: Unit) -> int:
         """Ask for a new incarnation, and return the generation that is to be left.
@@ -256,7 +269,9 @@ class Requests:
         if not isinstance(name, str):
             raise UsageError("no instance is named")
         unit = select(self._core.units, [name])[0]
-        client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": dict(self._environment(unit))})
+        # Without the mark: whatever a person starts with it would be taken for a process of the instance, and be ended.
+        env = {key: value for key, value in self._environment(unit, self._program(unit)).items() if key not in MARKS}
+        client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "name": unit.name, "env": env})
 
     def _reload(self, client: Client, request: dict[str, Any]) -> None:
         self._refuse_in_shutdown()

@@ -89,8 +89,8 @@ class Settling:
 
         `running` are those that were meant to run when it began.
         """
-        while left and asked is None and left[0].name in running and not left[0].wanted:
-            ended = [*ended, Outcome(left[0].name, Exit.REFUSED, SUPERSEDED)]
+        while left and asked is None and (why := self._passed_over(left[0], running)) is not None:
+            ended = [*ended, Outcome(left[0].name, Exit.REFUSED, why)]
             left = left[1:]
         if not left or (ended and ended[-1].exit not in (Exit.OK, Exit.REFUSED)):
             untouched = [Outcome(unit.name, Exit.REFUSED, "not restarted: an earlier one failed") for unit in left]
@@ -109,6 +109,14 @@ class Settling:
                 client, left[1:], [*ended, *outcomes], timeout_s=timeout_s, running=running
             ),
         )
+
+    def _passed_over(self, unit: Unit, running: list[str]) -> str | None:
+        """Say why an instance is left as it is when its turn comes: a reload may have taken it away meanwhile."""
+        if unit.leaving or self._core.units.get(unit.name) is not unit:
+            return "superseded: it was removed from the configuration meanwhile"
+        if not unit.spec.enabled:
+            return "superseded: it was disabled in the configuration meanwhile"
+        return SUPERSEDED if unit.name in running and not unit.wanted else None
 
     def go_on(self, client: Client, waits: dict[str, Any]) -> None:
         """Go on with what a client waited for when the program before this one was replaced."""

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ollamux.domain import events as ev
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import OllamuxError, TimedOutError
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import GOING_DOWN
 from ollamux.domain.spec import OnDeath, Pinning
 from ollamux.domain.tally import restarted
-from ollamux.ollama.binary import find_ollama
-from ollamux.ollama.env import child_env, expand
+from ollamux.ollama.env import child_env, expand, rocr_token
 from ollamux.ollama.version import Version, parse_version
 from ollamux.supervisor.core import SLOT_HOLD_S, START_SLOT, Core
-from ollamux.supervisor.programs import launcher_for
+from ollamux.supervisor.programs import SILENT, find_program, launcher_for
 from ollamux.supervisor.unit import Unit
 from ollamux.system import child, follow, logfile, ports
 from ollamux.system.clock import monotonic
+from ollamux.system.patience import patiently
 
 if TYPE_CHECKING:
     from ollamux.supervisor.gpus import Gpus
@@ -69,8 +69,14 @@ class Starter:
             self._core.dispatch(unit, ev.SpawnBlocked(gen=gen, resource=resource, reason=reason, retry_s=retry_s))
             return
         try:
-            program = find_ollama(unit.spec.ollama, self._env)
+            program = self.program(unit)
             log_fd = logfile.open_log(unit.log_path)
+        except TimedOutError as error:
+            resource = f"program {unit.spec.ollama}"
+            self._core.dispatch(
+                unit, ev.SpawnBlocked(gen=gen, resource=resource, reason=error.message, retry_s=GPU_RETRY_S)
+            )
+            return
         except OllamuxError as error:
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=error.message, permanent=True))
             return
@@ -91,7 +97,8 @@ class Starter:
         try:
             unit.child = child.spawn([*self.launcher, program, "serve"], self.environment(unit, program), log_fd=log_fd)
         except OSError as error:
-            transient = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+            # A file that is busy is being written: an installer is at work.
+            transient = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY)
             reason = f"{program} could not be started: {error.strerror}"
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=not transient))
             return
@@ -123,19 +130,31 @@ class Starter:
 
     def program(self, unit: Unit) -> str:
         """Return the program an instance is started from. Raises OllamuxError."""
-        return find_ollama(unit.spec.ollama, self._env)
+        return find_program(unit.spec.ollama, self._env)
 
     def _obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
         """Return (resource, reason, seconds until the next look) where a start has to wait."""
         limit = self._core.fleet.supervisor.max_parallel_starts
         if limit and self._core.starts_now(unit) >= (1 if self._first_ever() else limit):
             return START_SLOT, "waits for its turn: starts are staggered", None
-        left = sorted(pid for pid, mark in self._core.leftovers.items() if mark.instance == unit.name)
+        left = sorted(pid for pid, claim in self._core.leftovers.items() if claim.mark.instance == unit.name)
         if left:
             pids = ", ".join(map(str, left))
             return LEFTOVERS, f"waits until what an earlier run left is gone (pid {pids})", None
-        blocked = self._gpu_obstacle(unit) or self._neighbour(unit)
+        blocked = self._gpu_obstacle(unit) or self._leftover(unit) or self._neighbour(unit)
         return blocked or self._store_obstacle(unit) or port_obstacle(unit)
+
+    def _leftover(self, unit: Unit) -> tuple[str, str, None] | None:
+        """Return what an earlier run of another instance still holds: ports were swapped since, or a card has moved."""
+        cards = {name for gpu in unit.gpus for name in (gpu.uuid, rocr_token(gpu))}
+        for pid, claim in self._core.leftovers.items():
+            what = f"port {unit.spec.port}" if claim.port == unit.spec.port else None
+            if not unit.spec.share_gpu and cards & claim.devices:
+                what = what or "its GPU"
+            if what is not None:
+                run = f"an earlier run of {claim.mark.instance} (pid {pid})"
+                return LEFTOVERS, f"waits until {run} has let go of {what}", None
+        return None
 
     def _neighbour(self, unit: Unit) -> tuple[str, str, None] | None:
         """Return what another instance is about to leave and this one needs, as when two swap their ports."""
@@ -158,7 +177,11 @@ class Starter:
         """Whether no server has made its key yet: servers that make it at the same time race for the file."""
         if any(unit.server_version is not None for unit in self._core.units.values()):
             return False
-        return not os.path.exists(f"{self._home}/.ollama/id_ed25519")
+        try:
+            key = f"{self._home}/.ollama/id_ed25519"
+            return not patiently(self._home, lambda: os.path.exists(key), at=(key,))
+        except TimeoutError:
+            return True
 
     def _gpu_obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
         if unit.spec.pinning is not Pinning.GPUS:
@@ -183,7 +206,10 @@ class Starter:
         if unit.spec.store is None:
             return None
         store = expand(unit.spec.store, self._home)
-        problem = store_problem(store)
+        try:
+            problem = patiently(f"the store {store}", lambda: store_problem(store), at=(store,))
+        except TimeoutError:
+            problem = SILENT
         return None if problem is None else (f"store {store}", f"the store {store} {problem}", GPU_RETRY_S)
 
 
@@ -197,6 +223,8 @@ def port_obstacle(unit: Unit) -> tuple[str, str, float] | None:
         held = ports.holder(spec.host, spec.port)
         by = f"is held by {held}" if held else "is in use (bound, but nobody listens on it)"
         return f"port {spec.port}", f"port {spec.port} {by}", PORT_RETRY_S
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "a descriptor", "the supervisor may open no more files (ulimit -n)", GPU_RETRY_S
     if error.errno == errno.EADDRNOTAVAIL:
         return f"address {spec.host}", f"{spec.host} is not an address of this machine", GPU_RETRY_S
     return f"port {spec.port}", f"port {spec.port} cannot be used: {error.strerror}", GPU_RETRY_S

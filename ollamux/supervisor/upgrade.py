@@ -56,6 +56,8 @@ class Upgrade:
             asked = self._collect()
             self._asked = _shape(asked)
             self._check = _Check(self._core, asked, limit_s=limit_s, done=self._checked)
+        except OllamuxError as error:
+            self._refuse(error)
         except OSError as error:
             self._refuse(RefusedError(f"the new version could not be asked: {error.strerror}"))
 

@@ -7,6 +7,7 @@ falls to the CPU. Only what is known holds anybody back: without a driver that a
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ollamux.domain import events as ev
 from ollamux.domain.phases import Phase
@@ -19,6 +20,9 @@ from ollamux.supervisor.unit import Unit
 from ollamux.system import procs
 from ollamux.system.clock import monotonic
 from ollamux.system.loop import Timer
+
+if TYPE_CHECKING:
+    from ollamux.supervisor.carried import CarriedUnit, CarriedVram
 
 LIMIT_S = 10.0
 """A driver may keep memory for ever: after this time the start is tried all the same."""
@@ -54,6 +58,36 @@ class Vram:
         self._debts: dict[str, _Debt] = {}
         self._next_look: Timer | None = None
         gpus.listeners.append(self._sampled)
+
+    def carried(self, unit: Unit) -> CarriedVram:
+        """Return what is known of an instance, for the program that takes our place."""
+        from ollamux.supervisor.carried import CarriedVram, Debt
+
+        debt = self._debts.get(unit.name)
+        return CarriedVram(
+            pids=tuple(sorted(self._pids.get(unit.name, ()))),
+            before=self._before.get(unit.name, {}),
+            debt=None
+            if debt is None
+            else Debt(
+                gen=debt.gen,
+                claims=debt.claims,
+                ended_at=debt.ended_at,
+                resource=debt.resource,
+                why=debt.why,
+                reason=debt.reason,
+            ),
+        )
+
+    def go_on(self, units: Iterable[CarriedUnit]) -> None:
+        """Go on with what the program before this one knew."""
+        for name, known in ((unit.name, unit.vram) for unit in units if unit.vram is not None):
+            self._pids[name], self._before[name] = set(known.pids), known.before
+            if known.debt is not None:
+                debt = self._debts[name] = _Debt(self._core.units[name], known.debt.claims, None)
+                debt.gen, debt.ended_at, debt.resource = known.debt.gen, known.debt.ended_at, known.debt.resource
+                debt.why, debt.reason = known.debt.why, known.debt.reason
+        self._look()
 
     def leader_gone(self, unit: Unit, left: Iterable[int]) -> None:
         """Note what the leader of a pinned instance left, and ask for its cards at once."""

@@ -31,6 +31,7 @@ from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.upkeep import Upkeep
 from ollamux.supervisor.view import Observer
 from ollamux.supervisor.waiters import Waiters
+from ollamux.system.patience import patiently
 from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Watch:
         check: Callable[[FleetSpec], object],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         carry: Callable[[], Handover],
+        look_after: Callable[[], bool],
     ) -> None:
         self._core = core
         self._gpus = gpus
@@ -92,11 +94,12 @@ class Watch:
             shutdown=shutdown,
             upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
-            environment=lambda unit: starter.environment(unit, starter.program(unit)),
+            program=starter.program,
+            environment=starter.environment,
             reload=reload,
             simulate=self._simulate if simulated else None,
         )
-        self._carry = carry
+        self._carry, self._look_after = carry, look_after
         self._upgrading: Upgrade | None = None
         gpus.listeners.append(self._on_gpus)
 
@@ -139,12 +142,12 @@ class Watch:
         what = f"{running} instance{'' if running == 1 else 's'} untouched"
         self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
         self._warned = handed.warned
-        asked = {unit.name: unit.canary_asked for unit in handed.units}
+        canaries = {unit.name: unit.canary for unit in handed.units}
         preloading = {unit.name for unit in handed.units if unit.preloading}
         for unit in self._core.units.values():
             self.checks.begin(unit)
             self.checks.go_on(unit)
-            self.canaries.go_on(unit, asked.get(unit.name, ()))
+            self.canaries.go_on(unit, canaries.get(unit.name))
             self.notifier.look(unit)
             if unit.name in preloading and unit.state.phase is Phase.READY:
                 self.preload.go_on(unit)
@@ -189,7 +192,13 @@ class Watch:
         if self.upkeep is not None:
             return
         self.upkeep = Upkeep(
-            self._core, self._server, self.observer, self._memory, config=self._launch.config, source=self._source
+            self._core,
+            self._server,
+            self.observer,
+            self._memory,
+            config=self._launch.config,
+            source=self._source,
+            folder=self._look_after,
         )
         self._load_the_rest()
 
@@ -206,7 +215,11 @@ class Watch:
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
-        told = forewarnings(fleet, self._launch.env, simulated=self._launch.box is not None)
+        env, simulated = self._launch.env, self._launch.box is not None
+        try:
+            told = patiently("what a start risks", lambda: forewarnings(fleet, env, simulated=simulated))
+        except TimeoutError:
+            return
         for warning in told:
             if warning not in self._warned:
                 self._core.note(None, f"warning: {warning}")

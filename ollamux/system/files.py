@@ -108,6 +108,26 @@ def _no_folder_above(path: str) -> str | None:
     return above if above and os.path.lexists(above) and not os.path.isdir(above) else None
 
 
+def open_plain(path: str, flags: int, mode: int = 0o600, *, follow: bool = False) -> int:
+    """Open a plain file and nothing else. Raises OSError.
+
+    A FIFO, say, would hold up whoever opens or reads it until somebody writes. A link is an error unless it is to be
+    followed: our own files are none.
+    """
+    flags |= os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    try:
+        fd = os.open(path, flags, mode)
+    except OSError as error:
+        if error.errno != errno.ENXIO:  # a FIFO that nobody reads
+            raise
+        raise OSError(errno.EINVAL, "not a plain file", path) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file", path)
+    os.set_blocking(fd, True)
+    return fd
+
+
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, sync: bool = False) -> None:
     """Replace a file as a whole, so that a reader sees the old or the new content, never a part.
 
@@ -154,7 +174,7 @@ def sweep_drafts(folder: str) -> None:
 def read_bounded(path: str, limit: int) -> bytes | None:
     """Return a small file's content, or None where it is missing, unreadable or larger than the limit in bytes."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_plain(path, os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -170,6 +190,26 @@ def read_bounded(path: str, limit: int) -> bytes | None:
         os.close(fd)
 
 
+def is_locked(path: str) -> bool:
+    """Whether somebody holds a lock.
+
+    Looks through a shared lock of its own, so that ten who look at once do not take each other for the holder.
+    """
+    try:
+        fd = open_plain(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # a file system without locks; the supervisor will say so
+    finally:
+        os.close(fd)
+    return False
+
+
 class Lock:
     """The lock that says who is *the* supervisor. Held for life; its file is never removed."""
 
@@ -180,9 +220,9 @@ class Lock:
     def take(self) -> bool:
         """Take the lock if nobody holds it. Raises RefusedError or DeniedError where the file is not usable."""
         try:
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = open_plain(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EISDIR):
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.EINVAL):
                 raise RefusedError(f"{self.path} is not a plain file", hint="remove it and try again") from None
             raise folder_error(self.path, error) from None
         try:
@@ -198,12 +238,28 @@ class Lock:
 
     def inherit(self, fd: int) -> None:
         """Go on with a descriptor that the program before this one had locked. Raises RefusedError."""
-        held, there = os.fstat(fd), os.stat(self.path)
-        if (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino):
+        held, self._fd = self._fd, fd
+        if not self.is_in_place():
+            self._fd = held
             raise RefusedError(f"{self.path} is not the file that was locked any more")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.set_inheritable(fd, False)
-        self._fd = fd
+
+    def is_in_place(self) -> bool:
+        """Whether the file that was locked is still the one at the path, where others look for it."""
+        try:
+            held, there = os.fstat(self._fd), os.lstat(self.path)
+        except OSError:
+            return False
+        return (held.st_dev, held.st_ino) == (there.st_dev, there.st_ino)
+
+    def put_back(self) -> bool:
+        """Lock the file that is at the path by now, made anew where there is none; False where another holds it."""
+        before = self._fd
+        if not self.take():
+            return False
+        os.close(before)
+        return True
 
     def fileno(self) -> int:
         """Return the locked descriptor."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from ollamux.system.files import open_plain
 from ollamux.system.logfile import DROPPED, is_unfinished
 
 _MARK: Final = 64
@@ -200,7 +201,7 @@ class Follower:
         """Put the copies that were not there at the last look into `found`; whether one that was is behind them."""
         while not (newest_only and found):
             try:
-                fd = os.open(f"{self.path}.{len(found) + 1}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                fd = open_plain(f"{self.path}.{len(found) + 1}", os.O_RDONLY)
             except OSError:
                 break
             found.insert(0, fd)
@@ -217,7 +218,7 @@ def _close(descriptors: list[int]) -> None:
 
 @contextmanager
 def _opened(path: str) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    fd = open_plain(path, os.O_RDONLY)
     try:
         yield fd
     finally:

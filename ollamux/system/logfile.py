@@ -12,23 +12,20 @@ import stat
 from contextlib import suppress
 from typing import NamedTuple
 
+from ollamux.system.files import open_plain
+
 BEING_COPIED = ".new"
 """What the copy is called until it is whole; one that is found later was left by a rotation that was cut short."""
 DROPPED = b"[ollamux: "
 """A copy that lacks the beginning of its log begins with this."""
 _SAMPLE = 256
+_PUNCH_HOLE = 0x01 | 0x02
+"""FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE, of fallocate(2)."""
 
 
 def open_log(path: str) -> int:
     """Open a child's log for appending, 0600, never through a link. Raises OSError; close it after the spawn."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    fd = os.open(path, flags, 0o600)
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode):
-        os.close(fd)
-        raise OSError(22, "not a plain file", path)
-    os.set_blocking(fd, True)
-    return fd
+    return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
 def size(path: str) -> int:
@@ -41,7 +38,7 @@ def size(path: str) -> int:
 
 def tail(path: str, most: int, *, since: int) -> bytes:
     """Return the last bytes of a log, at most so many, and none from before a position. Raises OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = open_plain(path, os.O_RDONLY)
     try:
         end = os.fstat(fd).st_size
         return os.pread(fd, most, max(end - most, min(since, end)))
@@ -54,24 +51,38 @@ def rotate(path: str, *, keep: int, most: int | None = None) -> None:
 
     What the child writes meanwhile is carried over, unless it writes faster than it can be copied. Of a log that has
     grown beyond `most` bytes the newest are kept, behind a line that says so. On a full disk the oldest copy makes
-    room for the newest; where there is none nothing is changed.
+    room for the newest, or what is not kept of the log; where there is neither nothing is changed. Copies beyond
+    `keep` go: more were kept once.
     """
-    if keep <= 0:
-        os.truncate(path, 0)
-        return
-    source = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    source = open_plain(path, os.O_RDWR)
     try:
-        while True:
-            try:
-                _move(source, path, keep=keep, most=most)
-                return
-            except OSError as error:
-                with suppress(FileNotFoundError):
-                    os.unlink(path + BEING_COPIED)
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not _drop_oldest(path):
-                    raise
+        if keep <= 0:
+            os.ftruncate(source, 0)
+        else:
+            _rotate(source, path, keep=keep, most=most)
     finally:
         os.close(source)
+    for number in rotated(path):
+        if number > keep:
+            with suppress(OSError):
+                os.unlink(f"{path}.{number}")
+
+
+def _rotate(source: int, path: str, *, keep: int, most: int | None) -> None:
+    whole = True
+    while True:
+        try:
+            _move(source, path, keep=keep, most=most)
+            return
+        except OSError as error:
+            with suppress(FileNotFoundError):
+                os.unlink(path + BEING_COPIED)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if not _drop_oldest(path):
+                if not (whole and _drop_beginning(source, most)):
+                    raise
+                whole = False
 
 
 def _move(source: int, path: str, *, keep: int, most: int | None) -> None:
@@ -102,10 +113,45 @@ def _carry_over(source: int, target: int, limit: int) -> None:
         limit -= sent
 
 
+class Stray(NamedTuple):
+    """A log that is not where it should be: its owner writes on into it all the same. `moved_to`: None if deleted."""
+
+    moved_to: str | None
+    size: int
+
+
+def stray(pid: int, path: str) -> Stray | None:
+    """Return where a process writes its log where that is not the file at the path; None where it is, or is unknown."""
+    link = f"/proc/{pid}/fd/1"
+    try:
+        writes = os.stat(link)
+        now_at = os.readlink(link)
+    except OSError:
+        return None
+    with suppress(OSError):
+        found = os.stat(path)
+        if (found.st_dev, found.st_ino) == (writes.st_dev, writes.st_ino):
+            return None
+    if not stat.S_ISREG(writes.st_mode):
+        return None
+    return Stray(moved_to=now_at if writes.st_nlink else None, size=writes.st_size)
+
+
+def cut_deleted(pid: int) -> None:
+    """Empty a log that was deleted, which takes room on the disk as long as it is written. Raises OSError."""
+    fd = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+            os.ftruncate(fd, 0)
+    finally:
+        os.close(fd)
+
+
 def is_unfinished(live: int, copy: str) -> bool:
     """Whether a copy was made of a log that is not cut yet: the log then begins with all that is in the copy."""
     try:
-        fd = os.open(copy, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = open_plain(copy, os.O_RDONLY)
     except OSError:
         return False
     try:
@@ -147,6 +193,20 @@ def _drop_oldest(path: str) -> bool:
     if numbers:
         os.unlink(f"{path}.{numbers[-1]}")
     return bool(numbers)
+
+
+def _drop_beginning(source: int, most: int | None) -> bool:
+    """Give back the room of what a copy would leave out anyway; True where that has made room."""
+    import ctypes  # hardly ever
+
+    found = os.fstat(source)
+    dropped = 0 if most is None else found.st_size - most
+    if dropped <= 0:
+        return False
+    fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+    fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    fallocate(source, _PUNCH_HOLE, 0, dropped)  # which not every file system can
+    return os.fstat(source).st_blocks < found.st_blocks
 
 
 class _Copy(NamedTuple):

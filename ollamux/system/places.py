@@ -66,7 +66,8 @@ def socket_paths(env: Mapping[str, str], *, simulated: bool) -> tuple[str, ...]:
     """
     paths = [f"{folder}/{SOCKET_NAME}" for folder in runtime_dirs(env, simulated=simulated)]
     try:
-        with open(f"{state_dir(env, simulated=simulated)}/{SOCKET_RECORD}", encoding="utf-8") as record:
+        path = f"{state_dir(env, simulated=simulated)}/{SOCKET_RECORD}"
+        with open(path, encoding="utf-8", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as record:
             paths.append(record.read(4096).strip())
     except (OSError, ValueError):
         pass  # no supervisor has run yet

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from ollamux.system.patience import patiently
+
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -105,8 +107,8 @@ def children(pid: int) -> list[int] | None:
 class OwnChildren:
     """The children of this very process: a file that is opened once, since a respawn waits for what it says.
 
-    For a process with one thread. What falls to us falls to that thread too, and nobody but us can take a child off the
-    list, so that none is left out while it is read.
+    For a process whose first thread starts all children. What falls to us falls to that thread too, and nobody but us
+    can take a child off the list, so that none is left out while it is read.
     """
 
     def __init__(self) -> None:
@@ -174,10 +176,10 @@ def boot_id() -> str:
 
 
 def user_name(uid: int) -> str:
-    """Return the name of a user, or the number where it has none."""
+    """Return the name of a user, or the number where it has none, or whoever knows the names does not answer."""
     import pwd
 
     try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
+        return patiently("the names of users", lambda: pwd.getpwuid(uid).pw_name)
+    except (KeyError, TimeoutError):
         return str(uid)

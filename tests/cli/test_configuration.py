@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -150,16 +151,31 @@ def test_an_unreadable_file_is_a_matter_of_permission(place: Place, humble: list
         assert result.code == PERMISSION and is_plain_error(result.err), result
 
 
+def _to_a_group(path: Path) -> None:
+    os.chown(path, 0, 1234)
+    path.chmod(0o664)
+
+
+FOREIGN: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "everybody": (lambda path: path.chmod(0o666), "can be written by everybody", "chmod go-w"),
+    "its owner": (lambda path: os.chown(path, 1234, -1), "can be written by its owner, user 1234", "chown root"),
+    "a group": (_to_a_group, "can be written by group 1234", "chmod go-w"),
+    "the folder": (lambda path: path.parent.chmod(0o777), "who could swap", "/etc/ollamux"),
+}
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root is that careful")
-def test_C21_S13_root_refuses_a_file_that_others_could_write(place: Place) -> None:
+@pytest.mark.parametrize("who", FOREIGN)
+def test_C21_S13_root_refuses_a_file_that_others_could_write(place: Place, who: str) -> None:
     place.fake_ollama()
     path = place.config("a")
-    path.chmod(0o666)
+    FOREIGN[who][0](path)
     for command in ("config check", "up", "up -d", "up --ensure"):
         result = place.run(*command.split())
         assert result.code == PERMISSION and is_plain_error(result.err), result
-        assert "can be written by everybody" in result.err and "chmod go-w" in result.err
+        assert FOREIGN[who][1] in result.err and FOREIGN[who][2] in result.err
     assert not place.pids()
+    assert not (place.state / "state.json").exists()
 
 
 @pytest.mark.parametrize("variable", ["OLLAMUX_STATE_DIR", "OLLAMUX_RUNTIME_DIR", "OLLAMUX_LOG_DIR"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 import pytest
 from cli_rig import ESCAPES, Place, on_terminal, until
@@ -96,6 +97,43 @@ def test_C30_a_dumb_terminal_gets_no_escapes_from_up_either(ready: Place) -> Non
         terminal.type(CTRL_C)
         assert terminal.end() == 0
         assert not ESCAPES.search(terminal.raw)
+
+
+def test_a_plan_of_a_reload_is_wrapped_by_words(ready: Place) -> None:
+    ready.ok("up", "-d", "-q")
+    words = [f"OLLAMA_X{number}" for number in range(8)]
+    env = ", ".join(f'{word} = "{number * 111}"' for number, word in enumerate(words))
+    path = ready.work / "ollamux.toml"
+    path.write_text(path.read_text() + f"env = {{ {env} }}\n" + "[instances.b.health]\ninterval = '1h'\n")
+
+    with on_terminal(ready, "reload", "--dry-run", columns=60) as terminal:
+        assert terminal.end() == 0
+        text = terminal.text
+    piped = ready.ok("reload", "--dry-run").out.splitlines()
+
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert all(f'env.{word} = "' in text for word in words), "no word is broken"
+    assert [line for line in lines if line.startswith(" " * 13)], "it goes on below its beginning"
+    assert max(map(len, piped)) > 60, "a pipe gets each instance on a line of its own"
+    assert " ".join(text.split()) == " ".join(" ".join(piped).split())
+
+
+def test_who_interrupts_a_restart_is_told_that_it_goes_on(ready: Place) -> None:
+    ready.ok("up", "-d", "-q")
+    before = {one["name"]: one["pid"] for one in ready.status()["instances"]}
+    slow = Path(ready.fake_ollama())
+    slow.write_text("#!/bin/sh\nexec sleep 1000\n")
+
+    with on_terminal(ready, "restart", "a", "b", "--rolling") as terminal:
+        until(lambda: ready.status()["instances"][0]["phase"] == "STARTING", "it was asked")
+        terminal.type(CTRL_C)
+        assert terminal.end() == INTERRUPTED
+        assert "the instance that is being restarted goes on, those after it are left as they are" in terminal.text
+
+    after = {one["name"]: (one["phase"], one["pid"]) for one in ready.status()["instances"]}
+    assert after["a"][0] == "STARTING"
+    assert after["b"] == ("READY", before["b"])
 
 
 def test_watch_draws_over_itself_and_leaves_the_last_screen(ready: Place) -> None:

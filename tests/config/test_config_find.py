@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ollamux.config import source as source_module
-from ollamux.config.find import SYSTEM_FILE, find_config
+from ollamux.config.find import SYSTEM_FILE, find_config, here
 from ollamux.config.load import ConfigInvalid, read_config
 from ollamux.config.source import first_open_port, read_source
 from ollamux.domain.errors import ConfigError, DeniedError, Exit, NotFoundError
@@ -167,3 +167,17 @@ def test_C8_the_lowest_port_is_what_the_kernel_says(monkeypatch: pytest.MonkeyPa
     assert 1 <= first_open_port() <= 65535
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert first_open_port() == 1
+
+
+def test_a_current_folder_that_was_deleted_holds_no_file_and_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    found = find_config(None, {"HOME": str(tmp_path)}, here())
+
+    assert found.path is None
+    assert "not there" in {place.state for place in found.looked}

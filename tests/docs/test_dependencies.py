@@ -82,3 +82,11 @@ def test_S20_the_lock_file_has_every_package_with_a_version_that_fits_and_its_ha
         needed(canonicalize_name(requirement.name), closure)
     assert set(lock) >= closure
     assert all(hashes for _, hashes in lock.values())
+
+
+def test_S20_what_the_lock_file_names_can_be_looked_up_for_known_weaknesses() -> None:
+    script = ROOT / ".ci/audit"
+    assert script.stat().st_mode & 0o100
+    command = script.read_text(encoding="utf-8").splitlines()[-1]
+    assert "pip-audit" in command and "--require-hashes" in command and command.endswith("-r requirements.lock")
+    assert ".ci/audit" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

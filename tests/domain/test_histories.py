@@ -26,6 +26,7 @@ START, STOP, RESTART = ev.StartAsked(), ev.StopAsked(), ev.RestartAsked()
 DOWN, HURRY = ev.ShutdownAsked(), ev.ShutdownAsked(hurry=True)
 PORT = "port 11435"
 VRAM = "VRAM of GPU 1"
+STUCK_TOO = "on the wrong GPU; does not end even on SIGKILL: it hangs in the kernel (driver?)"
 
 
 @dataclass(frozen=True)
@@ -289,6 +290,24 @@ HISTORIES: dict[str, tuple[Line, ...] | tuple[Instance, tuple[Line, ...]]] = {
             at(0, no_spawn(1), P.WAITING, due=2, failures=1),
             at(2, due(1), P.STARTING, Spawn(gen=2)),
         ),
+    ),
+    "the policy is about what ran: a start that could not be made is tried again under any": (
+        Instance(restart=RestartSpec(policy=RestartPolicy.NEVER, first_s=2.0)),
+        (
+            at(0, START, P.STARTING, Spawn(gen=1)),
+            at(0, no_spawn(1), P.WAITING, due=2, failures=1),
+            at(2, due(1), P.STARTING, Spawn(gen=2)),
+            at(2, spawned(2), P.STARTING),
+            at(3, exited(2), P.FAILED, Reap(gen=2), due=None),
+        ),
+    ),
+    "why it was to end outlives that it is STUCK": (
+        *SERVING,
+        at(10, ev.DeviceStopAsked(gen=1, reason="on the wrong GPU"), P.STOPPING, TermLeader(gen=1)),
+        at(25, due(1), P.KILLING, KillGroup(gen=1)),
+        at(35, due(1), P.STUCK, reason=STUCK_TOO),
+        at(99, exited(1), P.FAILED, Reap(gen=1), due=None,
+           reason=STUCK_TOO),
     ),
     "never ready": (
         *UP,

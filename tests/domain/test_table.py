@@ -15,7 +15,7 @@ from ollamux.domain.machine import TABLE, step
 from ollamux.domain.phases import GOING_DOWN, NO_PROCESS, SERVING, DeadlineKind, Phase, Want, Why
 from ollamux.domain.policy import restart_delay_s
 from ollamux.domain.rules import ignore, targets
-from ollamux.domain.spec import RestartSpec
+from ollamux.domain.spec import RestartPolicy, RestartSpec
 
 from .world import KINDS, about, judge_deadline, judge_intent, judge_quiet, judge_step
 
@@ -55,10 +55,11 @@ START = ev.StartAsked()
 STOP = ev.StopAsked()
 RESTART = ev.RestartAsked()
 PATIENT = ev.Reconfigured(
-    restart=RestartSpec(stable_for_s=150.0, base_s=9.0, stop_timeout_s=99.0),
+    restart=RestartSpec(stable_for_s=150.0, base_s=9.0, stop_timeout_s=99.0, retry_failed_s=660.0),
     start_timeout_s=200.0,
     unhealthy_timeout_s=37.0,
 )
+NEVER = replace(PATIENT, restart=RestartSpec(policy=RestartPolicy.NEVER))
 DOWN = ev.ShutdownAsked()
 HURRY = ev.ShutdownAsked(hurry=True)
 ADOPTED = ev.Adopted(gen=5, pid=77)
@@ -170,7 +171,10 @@ ROWS: tuple[tuple[Phase, ev.Event, Phase, tuple[Command, ...], Armed], ...] = (
     (P.STARTING, PATIENT, P.STARTING, (), (K.START, 10 + 20)),
     (P.READY, PATIENT, P.READY, (), (K.STABLE, 10 + 30)),
     (P.UNHEALTHY, PATIENT, P.UNHEALTHY, (), (K.UNHEALTHY, 10 + 7)),
-    *((phase, PATIENT, phase, (), SAME) for phase in Phase if phase not in SERVING),
+    (P.STOPPING, PATIENT, P.STOPPING, (), (K.STOP, 10 + 84)),
+    (P.FAILED, PATIENT, P.FAILED, (), (K.RETRY, 10 + 60)),
+    (P.WAITING, NEVER, P.FAILED, (), None),
+    *((phase, PATIENT, phase, (), SAME) for phase in (P.STOPPED, P.WAITING, P.SWEEPING, P.KILLING, P.STUCK)),
 )
 
 

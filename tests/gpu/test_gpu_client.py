@@ -116,7 +116,7 @@ def test_an_answer_in_pieces(box) -> None:
     assert it.answer().gpus == (A,)
 
 
-def test_a_hung_helper_is_killed_and_what_was_known_stays(box) -> None:
+def test_R66_R67_a_hung_helper_is_killed_and_what_was_known_stays(box) -> None:
     it = box(READ + say(ANSWER) + READ + "time.sleep(600)")
     it.ask()
     it.answer()
@@ -149,7 +149,18 @@ def test_the_first_answer_may_take_longer(box) -> None:
     assert it.reader.last == Inventory()
 
 
-def test_a_crash_is_told_and_mended(box) -> None:
+def test_R67_the_wait_after_each_crash_is_longer_than_the_one_before(box) -> None:
+    it = box(READ + "os.kill(os.getpid(), 11)")
+    for wait_s in (1, 2, 4, 8, 16, 32, 60, 60):
+        assert it.ask()
+        assert it.answer() is None
+        assert "crashed" in it.reader.trouble
+        it.now += wait_s - 0.1
+        assert not it.ask(), f"not before {wait_s} s are over"
+        it.now += 0.1
+
+
+def test_R67_a_crash_is_told_and_mended(box) -> None:
     it = box(READ + "os.kill(os.getpid(), 11)")
     it.ask()
     assert it.answer() is None

@@ -262,6 +262,11 @@ class Box:
             **how,
         )
 
+    def popen(self, *words: str) -> Process:
+        """Start the installed command and do not wait for it."""
+        quiet = subprocess.DEVNULL
+        return Process([COMMAND, *words], env=self.env, cwd=self.root, stdin=quiet, stdout=quiet, stderr=quiet)
+
     def start(
         self,
         *words: str,

@@ -337,3 +337,51 @@ def test_instances_are_asked_at_different_times(box: Box) -> None:
 
     moments = times(box)[:4]
     assert moments[3] - moments[0] >= 2.5
+
+
+def upgraded(box: Box) -> None:
+    done = box.ollamux("upgrade")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_left_alone_stays_so_over_an_upgrade(box: Box) -> None:
+    loaded(box)
+    box.set("a", "generate", '400 {"error":"\\"m\\" does not support generate"}')
+    box.up()
+    wait_for(lambda: any(UNFIT in reason for reason in box.reasons()))
+    before = canary(box)
+
+    upgraded(box)
+
+    looks(box, 15)
+    assert len(questions(box)) == 1
+    assert canary(box) == before
+
+
+def test_a_complaint_is_withdrawn_after_an_upgrade_too(box: Box) -> None:
+    loaded(box, timeout="500ms")
+    box.config("a", health={"unhealthy_timeout": "1h"}, canary=CANARY | {"timeout": "500ms"})
+    box.set("a", "runner-again")
+    box.set("a", "hang-generate")
+    box.up()
+    pid = box.instance("a")["pid"]
+    wait_for(lambda: box.changes("a")[2:] == ["UNHEALTHY", "READY", "UNHEALTHY"], "a new runner has not mended it")
+
+    upgraded(box)
+    box.clear("a", "hang-generate")
+    os.kill(box.runners("a")[0], signal.SIGKILL)  # as a person does; the server makes another one
+
+    assert box.wait_phase("a", "READY")["pid"] == pid
+    assert len(box.starts("a")) == 1
+
+
+def test_misses_before_and_after_an_upgrade_count_together(box: Box) -> None:
+    loaded(box, timeout="500ms", failures=3, interval="2s")
+    box.set("a", "hang-generate")
+    box.up()
+    wait_for(lambda: any("1 of 3 misses" in reason for reason in box.reasons()))
+
+    upgraded(box)
+
+    wait_for(lambda: "UNHEALTHY" in box.changes("a"), "it is told")
+    assert sum("1 of 3 misses" in reason for reason in box.reasons()) == 1

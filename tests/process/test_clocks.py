@@ -18,7 +18,7 @@ def test_R44_a_wall_clock_that_is_set_restarts_nothing_and_holds_nothing_up(box:
     box.config("a", "b")
     box.set("a", "runners", 1)
     box.set("a", "ps", overdue(box, expires_at=(datetime.now(UTC) + timedelta(hours=1)).isoformat()))
-    box.up(haste=HUNG)
+    supervisor = box.up(haste=HUNG)
     wait_for(lambda: box.status()["models"], "the model is seen before the step")
 
     box.set_clock(wall_s=step_s)
@@ -34,6 +34,12 @@ def test_R44_a_wall_clock_that_is_set_restarts_nothing_and_holds_nothing_up(box:
     assert box.ask("restart", names=["a"], timeout=60)["exit"] == 0
     shown = datetime.fromisoformat(box.status()["time"]) - datetime.now(UTC)
     assert abs(shown.total_seconds() - step_s) < 60, "what is shown is the wall clock"
+    pids = {name: box.instance(name)["pid"] for name in ("a", "b")}
+    supervisor.kill()
+    box.up(haste=HUNG)
+    for name, pid in pids.items():
+        found = box.wait_phase(name, "READY")
+        assert (found["pid"], found["adopted"]) == (pid, True), "what was started before the step is known again"
 
 
 def test_R45_a_night_in_suspend_is_no_failure(box: Box) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from process_box import Box, alive, answer_on, wait_for
@@ -77,6 +78,25 @@ def test_R11_twenty_restarts_at_once_are_one_restart_and_twenty_answers(box: Box
     assert len(box.starts("a")) == 2
 
 
+def test_R11_restarts_on_the_way_down_and_on_the_way_up_are_one_restart(box: Box) -> None:
+    down, up = box.root / "down", box.root / "up"
+    box.config("a", restart={"stop_timeout": "1h"}, health={"start_timeout": "1h"})
+    box.up()
+    box.set("a", "term-gate", down)
+    box.set("a", "ready-gate", up)
+    asking = [box.send({"cmd": "restart", "names": ["a"]}) for _ in range(10)]
+    box.wait_phase("a", "STOPPING")
+    box.status()
+    down.touch()
+    wait_for(lambda: len(box.starts("a")) == 2, "the restart has led to a start")
+    asking += [box.send({"cmd": "restart", "names": ["a"]}) for _ in range(10)]
+    box.status()  # what was sent before has been read before this is answered
+    up.touch()
+
+    assert [answer_on(connection)["exit"] for connection in asking] == [0] * 20
+    assert len(box.starts("a")) == 2
+
+
 def test_R11_restarts_from_many_commands_are_all_answered(box: Box) -> None:
     box.config("a")
     box.up()
@@ -129,6 +149,33 @@ def test_each_restart_of_a_rolling_one_is_on_record_with_its_reason(box: Box) ->
     assert stopped == [(name, "restart requested") for name in "abc"]
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_R10_what_a_reload_takes_away_is_not_started_by_a_rolling_restart(box: Box, removed: bool) -> None:
+    """One that was stopped before is started by a rolling restart; one that is gone when its turn comes must not be."""
+    patient = {"stop_timeout": "1h"}
+    box.config("a", "b", "c", restart=patient)
+    supervisor = box.up()
+    assert box.ask("stop", names=["b"])["exit"] == 0
+    gate = box.root / "gate"
+    box.set("a", "term-gate", gate)
+    rolling = box.send({"cmd": "restart", "all": True, "rolling": True})
+    box.wait_phase("a", "STOPPING")
+    left = {"a": {}, "c": {}} if removed else {"a": {}, "b": {"enabled": False}, "c": {}}
+    box.config(instances=left, restart=patient)
+    assert box.ollamux("reload").returncode == 0
+    box.clear("a", "term-gate")
+    gate.touch()
+
+    answer = answer_on(rolling)
+
+    assert [(one["name"], one["exit"]) for one in answer["outcomes"]] == [("a", 0), ("b", 7), ("c", 0)]
+    assert ("removed" if removed else "disabled") in answer["outcomes"][1]["words"]
+    assert [len(box.starts(name)) for name in "abc"] == [2, 1, 2]
+    assert "internal error" not in str(box.reasons())
+    supervisor.signal(signal.SIGTERM)
+    assert supervisor.wait() == 0
+
+
 def test_a_rolling_restart_stops_at_the_first_that_fails(box: Box) -> None:
     box.config("a", "b", "c", restart={"failure_limit": 1})
     box.up()
@@ -149,6 +196,38 @@ def test_R13_a_start_is_never_refused_to_a_person(box: Box) -> None:
     for count in (4, 6, 8):  # at once, and with its failures forgiven
         assert box.ask("start", names=["a"])["exit"] == 6
         assert len(box.starts("a")) == count
+
+
+def test_R13_a_start_of_what_waits_is_at_once_and_forgives(box: Box) -> None:
+    box.config("a", restart={"first": "0s", "base": "1h", "cap": "1h", "failure_limit": 3})
+    box.set("a", "exit", 1)
+    box.up(ready=False)
+
+    for count in (2, 4, 6, 8):  # two failures each: without forgiveness the second round would have given up
+        box.wait_phase("a", "WAITING")
+        wait_for(lambda count=count: len(box.starts("a")) == count, "it failed twice, and waits an hour")
+        assert "FAILED" not in box.changes("a")
+        box.ask("start", names=["a"], wait=False)
+
+
+def test_R40_signals_during_a_start_and_a_reload_lose_nothing(box: Box) -> None:
+    box.config("a", "b")
+    supervisor = box.up_detached()
+    pid = box.instance("b")["pid"]
+    box.config("b", "c", instances={"a": {"num_parallel": 3}})
+    reloading = box.popen("reload")
+
+    while reloading.poll() is None:
+        for number in (signal.SIGHUP, signal.SIGCHLD, signal.SIGWINCH):
+            supervisor.signal(number)
+        time.sleep(0.0005)  # paces the burst; nothing is waited for
+
+    assert reloading.wait() == 0
+    assert [entry["phase"] for entry in box.status()["instances"]] == ["READY"] * 3
+    assert (len(box.starts("a")), len(box.starts("c")), box.instance("b")["pid"]) == (2, 1, pid)
+    supervisor.signal(signal.SIGTERM)
+    supervisor.wait()
+    assert not [name for name in "abc" if box.family(name)]
 
 
 def test_R40_a_thousand_signals_are_no_trouble(box: Box) -> None:
@@ -228,7 +307,7 @@ def test_R41_one_that_will_not_go_holds_up_nobody_else(box: Box) -> None:
 def test_R42_nothing_is_started_any_more_during_a_shutdown(box: Box) -> None:
     box.config("a", "b", restart={"stop_timeout": "1h"})
     box.set("a", "ignore-term")
-    supervisor = box.up()
+    box.up()
     going = box.send({"cmd": "down"})
     box.wait_phase("b", "STOPPED")
 
@@ -236,12 +315,42 @@ def test_R42_nothing_is_started_any_more_during_a_shutdown(box: Box) -> None:
         answer = answer_on(box.send(request))
         assert answer["exit"] == 7
         assert "stopping" in answer["message"]
-    supervisor.signal(signal.SIGHUP if supervisor.process is None else signal.SIGCHLD)
     assert box.instance("b")["phase"] == "STOPPED"
     os.kill(box.instance("a")["pid"], signal.SIGKILL)
 
     assert answer_on(going)["exit"] == 0
     assert len(box.starts("a")) == len(box.starts("b")) == 1
+
+
+def test_R42_a_hang_up_during_the_shutdown_changes_nothing(box: Box) -> None:
+    gate = box.root / "gate"
+    box.config("a", "b", restart={"stop_timeout": "1h"})
+    box.set("a", "term-gate", gate)
+    supervisor = box.up_detached()
+    supervisor.signal(signal.SIGTERM)
+    box.wait_phase("b", "STOPPED")
+
+    for _ in range(20):
+        supervisor.signal(signal.SIGHUP)
+    seen = box.instance("a")
+
+    assert (seen["phase"], box.instance("b")["phase"]) == ("STOPPING", "STOPPED")
+    assert datetime.fromisoformat(seen["next_at"]) - datetime.now(UTC) > timedelta(minutes=30), "nor is it hurried"
+    gate.touch()
+    supervisor.wait()
+    assert box.changes("a")[-2:] == ["STOPPING", "STOPPED"]
+    assert len(box.starts("a")) == len(box.starts("b")) == 1
+
+
+def test_to_quit_is_to_hurry(box: Box) -> None:
+    box.config("a", restart={"stop_timeout": "1h"})
+    box.set("a", "ignore-term")
+    supervisor = box.up(haste={"ollamux.domain.rules.HURRY_S": 0.1})
+
+    supervisor.signal(signal.SIGQUIT)
+
+    assert supervisor.wait() == 0
+    assert "KILLING" in box.changes("a")
 
 
 def test_R43_a_signal_at_any_moment_of_the_start_leaves_nothing(box: Box) -> None:

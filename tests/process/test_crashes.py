@@ -9,7 +9,8 @@ import sys
 import threading
 
 import pytest
-from process_box import Box, alive, environment_of, parent_of, process_state, wait_for, words_of
+from process_box import Box, alive, answer_on, environment_of, parent_of, process_state, wait_for, words_of
+from test_devices import CUDA
 
 
 def kill(box: Box, name: str = "a", number: int = signal.SIGKILL) -> int:
@@ -71,21 +72,24 @@ def test_R4_B3_orphaned_runners_are_gone_before_the_next_start(box: Box) -> None
 
     box.wait_started("a", 2)
     assert not [pid for pid in runners if alive(pid)]
-    assert "SWEEPING" in box.changes("a")
+    assert box.changes("a")[2:] == ["SWEEPING", "STARTING", "READY"], "they are asked, and need not be killed"
 
 
 def test_R1_a_runner_that_holds_the_output_does_not_hold_up_the_news(box: Box) -> None:
     box.config("a")
     box.set("a", "runners", 1)
     box.set("a", "runner-setsid")
-    box.up()
+    box.set("a", "runner-ignore-term")
+    box.up(haste={"ollamux.domain.rules.SWEEP_TIMEOUT_S": 300.0})
     runner = wait_for(lambda: box.runners("a"))[0]
     assert os.readlink(f"/proc/{runner}/fd/1") == str(box.log("a"))
 
     kill(box)
 
+    assert box.wait_phase("a", "SWEEPING")["exit"]["signal"] == "SIGKILL"
+    assert os.readlink(f"/proc/{runner}/fd/1") == str(box.log("a")), "the end was told while it is held open"
+    os.kill(runner, signal.SIGKILL)
     box.wait_started("a", 2)
-    assert not alive(runner)
 
 
 def test_R5_a_runner_that_left_the_session_and_ignores_term_is_killed(box: Box) -> None:
@@ -203,11 +207,26 @@ def test_R14_a_server_that_always_exits_is_given_up_and_start_tries_anew(box: Bo
     assert len([event for event in box.events() if event["instance"] == "a"]) < 20
     assert box.wait_phase("b", "READY")["restarts"] == 0
     assert box.ollamux("status").returncode == 6
+    assert box.rounds_at_rest() < 100, "what was given up costs nothing"
     done = box.ollamux("start", "a")
     assert done.returncode == 6
     box.clear("a", "exit")
     assert box.ollamux("start", "a").returncode == 0
     assert box.ollamux("status").returncode == 0
+
+
+def test_R14_the_wait_before_the_next_start_costs_nothing(box: Box) -> None:
+    box.config("a", restart={"failure_limit": 8, "base": "1h", "cap": "1h"})
+    box.set("a", "exit", 1)
+    box.up(ready=False)
+
+    waiting = box.wait_phase("a", "WAITING")
+
+    assert waiting["next_action"] == "restart 2"
+    assert "2 failures" not in (waiting["reason"] or "")
+    assert len(box.starts("a")) == 2, "the first at once, the second after a wait"
+    assert box.rounds_at_rest() < 50
+    assert len(box.events()) < 12
 
 
 def test_R14_a_failed_instance_is_tried_again_by_itself(box: Box) -> None:
@@ -325,7 +344,7 @@ def test_R2_a_server_that_dies_while_it_is_asked_to_stop_is_stopped(box: Box) ->
     kill(box)
 
     box.wait_phase("a", "STOPPED")
-    waiting.close()
+    assert answer_on(waiting)["exit"] == 0, "nobody hears of an error"
     assert len(box.starts("a")) == 1
 
 
@@ -400,6 +419,46 @@ def test_R27_a_shutdown_ends_with_what_is_stuck_named(box: Box) -> None:
         assert answer["stuck"] == [pid]
         assert supervisor.wait() == 6
         assert any(f"pid {pid} could not be ended" in reason for reason in box.reasons())
+    finally:
+        held.release()
+    wait_for(lambda: not alive(pid))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs ptrace")
+def test_R27_why_it_was_to_end_is_not_forgotten_while_it_is_stuck(box: Box) -> None:
+    box.config(
+        instances={"a": {"on": {"wrong_gpu": "stop"}, "env": {"FAKE_READY_GATE": str(box.root / "gate")}}},
+        restart={"stop_timeout": "100ms"},
+    )
+    box.set("a", "device-lines", CUDA)
+    box.up(ready=False, haste={"ollamux.domain.rules.KILL_TIMEOUT_S": 0.3})
+    held = Unkillable(wait_for(lambda: box.starts("a"))[0])
+    try:
+        (box.root / "gate").touch()
+        stuck = box.wait_phase("a", "STUCK")["reason"]
+        assert "should use the CPU alone" in stuck
+        assert "hangs in the kernel" in stuck
+    finally:
+        held.release()
+    failed = box.wait_phase("a", "FAILED")
+    assert "should use the CPU alone" in failed["reason"], "that is why it is not started again"
+    assert failed["next_action"] is None
+
+
+def test_R41_a_shutdown_ends_in_its_time_whatever_does_not(box: Box) -> None:
+    """Also where an instance is never told to be stuck: the whole has a limit of its own."""
+    box.config("a", "b", restart={"stop_timeout": "100ms"})
+    short = {f"ollamux.supervisor.boot.{name}": 0.1 for name in ("HURRY_S", "SWEEP_TIMEOUT_S", "KILL_TIMEOUT_S")}
+    supervisor = box.up(haste={"ollamux.domain.rules.KILL_TIMEOUT_S": 3600.0, **short})
+    pid = box.instance("a")["pid"]
+    held = Unkillable(pid)
+    try:
+        answer = box.ask("down")
+
+        assert (answer["exit"], answer["stuck"]) == (6, [pid])
+        assert supervisor.wait() == 6
+        assert box.changes("b")[-1] == "STOPPED"
+        assert box.changes("a")[-1] == "KILLING"
     finally:
         held.release()
     wait_for(lambda: not alive(pid))

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from process_box import Box, alive, wait_for
 
+LOOKS = {"ollamux.supervisor.upkeep.INTERVAL_S": 0.1}
+
 
 def test_R50_a_log_that_is_deleted_costs_nothing(box: Box) -> None:
     box.config("a")
@@ -31,6 +33,22 @@ def test_R50_a_log_that_is_deleted_costs_nothing(box: Box) -> None:
     box.clear("a", "flood-lines")
     box.ask("restart", names=["a"])
     assert "the server says that it starts" in box.log("a").read_text()
+
+
+def test_R50_a_log_that_is_deleted_is_told_and_takes_no_more_room_than_another(box: Box) -> None:
+    box.config("a", supervisor={"log_max": "4KiB"})
+    box.up(haste=LOOKS)
+    pid = box.instance("a")["pid"]
+    box.log("a").unlink()
+
+    box.set("a", "flood-lines", 5)
+
+    wait_for(lambda: any("its log was deleted; ollamux restart a begins" in reason for reason in box.reasons()))
+    deleted = Path(f"/proc/{pid}/fd/1")
+    wait_for(lambda: deleted.stat().st_size > 4096, "it grows")
+    wait_for(lambda: deleted.stat().st_size <= 4096, "it is cut")
+    box.clear("a", "flood-lines")
+    assert sum("its log was deleted" in reason for reason in box.reasons()) == 1
 
 
 def test_R50_a_log_that_cannot_be_opened_is_told_and_tried_again(box: Box) -> None:
@@ -71,7 +89,8 @@ def test_R51_a_log_is_rotated_at_its_limit_and_the_server_goes_on_writing(box: B
     box.clear("a", "flood-lines")
     assert box.instance("a")["pid"] == pid
     assert not Path(f"{box.log('a')}.3").exists()
-    assert b"\0" not in box.log("a").read_bytes(), "the file has no hole"
+    for path in (box.log("a"), Path(f"{box.log('a')}.1"), Path(f"{box.log('a')}.2")):
+        assert b"\0" not in path.read_bytes(), "the file has no hole"
     for path in (box.log("a"), Path(f"{box.log('a')}.1")):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -186,7 +205,7 @@ def test_R51_the_record_is_bounded_and_its_numbers_go_on(box: Box) -> None:
 
 def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_start(box: Box) -> None:
     box.config("a")
-    box.up()
+    box.up(haste=LOOKS)
     moved = box.logs / "a.log-yesterday"
     box.log("a").rename(moved)
     size = moved.stat().st_size
@@ -194,6 +213,7 @@ def test_R52_a_log_that_somebody_moves_stays_with_its_server_until_the_next_star
     box.set("a", "flood-lines", 1)
     wait_for(lambda: moved.stat().st_size > size)
     box.clear("a", "flood-lines")
+    wait_for(lambda: any(f"its log was moved to {moved}" in reason for reason in box.reasons()), "it is told")
     box.ask("restart", names=["a"])
 
     assert box.log("a").exists()
@@ -246,6 +266,93 @@ def test_R50_a_full_disk_under_the_logs_harms_no_server(box: Box) -> None:
         (box.logs / "filler").unlink()
         wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated once there is room")
         box.ask("down")
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let a folder look as if its disk had been mounted anew, only for reading; who has a file open keeps it."""
+    command = ["mount", "--bind", str(folder), str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a disk can be mounted by root only")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_R50_a_folder_of_logs_that_may_only_be_read_harms_no_server(box: Box) -> None:
+    box.config("a", "b", supervisor={"log_max": "64KiB"})
+    box.up()
+    pids = {name: box.instance(name)["pid"] for name in ("a", "b")}
+    with read_only(box.logs):
+        size = box.log("a").stat().st_size
+        box.set("a", "flood-lines", 400)
+        wait_for(lambda: box.log("a").stat().st_size > size + 100_000, "the server writes on")
+        wait_for(lambda: any("cannot be rotated" in reason for reason in box.reasons()), "it is said")
+        box.clear("a", "flood-lines")
+        seen = box.rounds()
+        wait_for(lambda: box.rounds() > seen + 60)
+        assert {name: box.instance(name)["pid"] for name in ("a", "b")} == pids
+        assert sum("cannot be rotated" in reason for reason in box.reasons()) == 1, "once a minute at most"
+
+        os.kill(pids["b"], signal.SIGKILL)
+        told = f"cannot write the log {box.log('b')}: Read-only file system"
+        wait_for(lambda: any(told in reason for reason in box.reasons()), "a start waits")
+        assert len(box.starts("b")) == 1
+    box.wait_started("b", 2)
+    wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated once that is possible")
+    assert box.instance("a")["pid"] == pids["a"]
+
+
+def test_R51_a_log_that_has_filled_the_disk_alone_makes_room_for_its_own_copy(box: Box) -> None:
+    with small_disk(box.logs):
+        box.config("a", supervisor={"log_max": "8KiB"})
+        box.log("a").write_bytes(b"0123456\n" * 30_000)
+        fill(box.logs)
+        box.up(haste=LOOKS)
+
+        wait_for(lambda: Path(f"{box.log('a')}.1").exists(), "it is rotated")
+
+        assert Path(f"{box.log('a')}.1").stat().st_size < 20_000
+        assert b"bytes were dropped here" in Path(f"{box.log('a')}.1").read_bytes()
+        assert b"\0" not in Path(f"{box.log('a')}.1").read_bytes()
+        box.ask("down")
+
+
+def test_R50_a_supervisor_starts_though_the_folder_of_logs_is_read_only(box: Box) -> None:
+    with small_disk(box.logs):
+        box.config("a")
+        remount = ["mount", "-o", "remount,mode=700", str(box.logs)]
+        subprocess.run([*remount, "-r"], check=True)
+
+        up = box.ollamux("up", "-d")
+
+        assert up.returncode == 6
+        assert "cannot write the log" in up.stderr and "Read-only file system" in up.stderr
+        subprocess.run([*remount, "-w"], check=True)
+        assert box.ollamux("start", "a").returncode == 0
+        assert box.ollamux("down").returncode == 0
+
+
+def test_R50_a_reload_on_a_full_disk_says_so_and_changes_nothing(box: Box) -> None:
+    with small_disk(box.state):
+        box.config("a")
+        box.up()
+        pid = box.instance("a")["pid"]
+        fill(box.state)
+        box.config("a", context_length=4096)
+
+        done = box.ollamux("reload")
+
+        assert done.returncode == 7
+        assert "No space left on device" in done.stderr
+        assert "nothing was changed" in done.stderr
+        assert box.instance("a")["pid"] == pid
+        (box.state / "filler").unlink()
+        assert box.ollamux("reload").returncode == 0
+        box.ask("down")
+        wait_for(lambda: not box.socket_path.exists())
 
 
 def test_R50_a_full_disk_under_the_state_harms_no_server(box: Box) -> None:
@@ -350,7 +457,7 @@ def test_R50_a_stop_on_a_full_disk_is_written_down_once_there_is_room(box: Box) 
         wait_for(lambda: not box.socket_path.exists())
 
 
-def test_R21_a_state_file_that_somebody_removed_is_written_again(box: Box) -> None:
+def test_R22_a_state_file_that_somebody_removed_is_written_again(box: Box) -> None:
     box.config("a", "b")
     supervisor = box.up()
     pid = box.instance("a")["pid"]

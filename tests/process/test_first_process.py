@@ -111,3 +111,61 @@ def test_R81_as_the_first_process_a_signal_is_down_and_the_exit_code_tells(box: 
     assert len(pids) == 2
     assert not [pid for pid in pids if alive(pid)]
     assert [box.changes(name)[-1] for name in ("a", "b")] == ["STOPPED", "STOPPED"]
+
+
+def test_R26_a_process_whose_session_was_begun_outside_is_no_process_of_ours(box: Box) -> None:
+    """Entered from outside with a copy of a server's environment, it has no session that could be looked at."""
+    box.config("a")
+    box.state.mkdir(mode=0o700)
+    (box.state / "id").write_text("0123456789abcdef\n")
+    mark = {"OLLAMUX_SUPERVISOR": str(box.state), "OLLAMUX_SUPERVISOR_ID": "0123456789abcdef"}
+    env = box.env | mark | {"OLLAMUX_INSTANCE": "a", "OLLAMUX_GENERATION": "1"}
+    words = " ".join(f"{key}={value}" for key, value in box.env.items())
+    command = Path(sys.executable).with_name("ollamux")
+    script = f"sleep 1000 & env -i {words} {command} up --config {box.config_path} & wait %1; exec sleep 1000"
+    holder = box.stranger(*NAMESPACE, "--kill-child", "sh", "-c", script, env=env, stdout=subprocess.DEVNULL)
+
+    wait_for(lambda: box.socket_path.exists() and box.status()["instances"], "it listens")
+    box.wait_ready()
+
+    assert not any("ending pid" in reason for reason in box.reasons())
+    assert box.ask("down")["exit"] == 0
+    assert holder.poll() is None
+
+
+def test_from_outside_down_waits_for_the_right_process_and_not_for_one_of_its_number(box: Box) -> None:
+    """Inside it is process 1; outside that is another one, which does not end."""
+    box.config("a")
+    supervisor = first_process(box)
+    pid = supervisor.pid
+
+    done = box.ollamux("down", timeout=9)  # it gives up after ten seconds
+
+    assert done.returncode == 0, done.stderr
+    assert not alive(pid), "down returns once it is gone"
+
+
+def test_from_inside_a_container_down_waits_until_the_supervisor_outside_is_gone(box: Box) -> None:
+    box.config("a")
+    supervisor = box.up()
+    command = [*NAMESPACE, "--kill-child", str(Path(sys.executable).with_name("ollamux")), "down"]
+
+    done = subprocess.run(command, env=box.env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert supervisor.wait(5.0) == 0
+    assert box.start().runs, "its lock is free"
+    wait_for(lambda: box.socket_path.exists())
+
+
+def test_from_outside_nobody_is_told_to_end_a_process_that_only_has_the_number(box: Box) -> None:
+    box.config("a")
+    supervisor = first_process(box)
+    supervisor.signal(signal.SIGSTOP)
+
+    done = box.ollamux("status")
+
+    supervisor.signal(signal.SIGCONT)
+    assert done.returncode == 8
+    assert "does not answer" in done.stderr
+    assert "kill" not in done.stderr

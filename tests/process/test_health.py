@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import signal
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 from process_box import FAKE, Box, alive, process_state, wait_for, words_of
@@ -146,7 +148,10 @@ def test_level_3_a_hung_runner_is_ended_alone(box: Box) -> None:
     wait_for(lambda: process_state(runner) in (None, "Z"), "the runner is ended")
 
     assert any(f"the runner of m:latest (pid {runner}) hangs" in reason for reason in box.reasons())
-    assert any(f"ended the hung runner (pid {runner})" in reason for reason in box.reasons())
+    told = [event["reason"] or "" for event in wait_for(lambda: [e for e in box.events() if e["instance"] == "a"])]
+    ended = next(at for at, reason in enumerate(told) if f"ended the hung runner (pid {runner})" in reason)
+    assert box.changes("a")[:3] == ["STARTING", "READY", "UNHEALTHY"]
+    assert "hangs" in told[ended - 1], "why it was ended stands before it"
     assert box.wait_phase("a", "READY")["pid"] == pid, "and the instance goes on"
 
 
@@ -179,6 +184,24 @@ def test_level_3_a_runner_that_is_gone_is_told_and_left_to_the_next_request(box:
     assert box.instance("a")["phase"] == "READY"
 
 
+def test_a_model_that_is_kept_is_loaded_again_where_its_runner_was_killed(box: Box) -> None:
+    """A server lists it with its pin until somebody asks for it."""
+    box.config("a", preload=["m"])
+    box.set("a", "runners", 1)
+    box.set("a", "ps", overdue(box, expires_at="2319-01-01T00:00:00Z"))
+    box.set("a", "asked", box.root / "asked")
+    box.up(haste={"ollamux.supervisor.preload.RENEW_AFTER_S": 0.1})
+    wait_for(lambda: box.status()["models"])
+    runner = wait_for(lambda: box.runners("a"))[0]
+    box.rounds_while("a", 10)
+    assert len((box.root / "asked").read_text().splitlines()) == 1, "it is kept, and not asked for again"
+
+    os.kill(runner, signal.SIGKILL)
+
+    again = wait_for(lambda: (box.root / "asked").read_text().splitlines()[1:])
+    assert '"keep_alive": -1' in again[0]
+
+
 def test_S8_what_a_server_says_cannot_reach_the_terminal(box: Box) -> None:
     box.config("a")
     evil = "m\x1b]0;title\x07\x9b2J\u202e[/bold]"
@@ -203,7 +226,11 @@ def test_R62_a_port_that_a_stranger_holds_is_waited_for_and_the_stranger_named(b
 
     waiting = box.wait_phase("a", "WAITING")
 
-    assert f"port {box.ports['a']} is held by pid {stranger.pid} (" in waiting["reason"]
+    name = Path(f"/proc/{stranger.pid}/comm").read_text().strip()
+    user = pwd.getpwuid(os.getuid()).pw_name
+    held = f"port {box.ports['a']} is held by pid {stranger.pid} ({name}, user {user})"
+    assert waiting["reason"] == held
+    assert held.split(" (")[0] in " ".join(box.ollamux("status").stdout.split())
     assert waiting["next_action"] == "look again"
     assert box.starts("a") == []
     assert box.wait_phase("b", "READY")
@@ -219,7 +246,28 @@ def connects(box: Box, name: str) -> bool:
         return probe.connect_ex((box.host, box.ports[name])) == 0
 
 
-def test_R63_a_stranger_that_takes_the_port_after_a_crash_is_never_taken_for_ours(box: Box) -> None:
+def test_R63_a_stranger_that_takes_the_port_of_a_dead_server_is_waited_for_and_named(box: Box) -> None:
+    box.config("a", restart={"first": "1h", "base": "1h", "cap": "1h"})
+    box.up()
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    box.wait_phase("a", "WAITING")
+    address = f"{box.host}:{box.ports['a']}"
+    stranger = box.stranger(sys.executable, str(FAKE), "serve", env={"OLLAMA_HOST": address, "PATH": "/usr/bin"})
+    wait_for(lambda: connects(box, "a"))
+
+    box.ask("start", names=["a"], wait=False)
+
+    waiting = wait_for(lambda: "is held by" in (box.instance("a")["reason"] or "") and box.instance("a"))
+    assert (waiting["phase"], waiting["next_action"]) == ("WAITING", "look again")
+    assert f"pid {stranger.pid}" in waiting["reason"]
+    assert len(box.starts("a")) == 1
+    assert box.changes("a").count("READY") == 1, "a stranger's answer makes nobody ready"
+    stranger.kill()
+    stranger.wait()
+    box.wait_started("a", 2)
+
+
+def test_R63_a_stranger_that_is_quicker_than_our_server_is_never_taken_for_ours(box: Box) -> None:
     gate = box.root / "gate"
     box.config(instances={"a": {"env": {"FAKE_BIND_GATE": str(gate)}}}, health={"start_timeout": "1h"})
     box.up(ready=False)

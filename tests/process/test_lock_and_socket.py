@@ -7,10 +7,18 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from process_box import Box, answer_on, wait_for
+from process_box import COMMAND, Box, answer_on, wait_for
+
+from ollamux.supervisor import server
+from ollamux.supervisor.server import MOST_WAITING, Server
+from ollamux.system.loop import Loop
 
 root_only = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
 
@@ -20,6 +28,8 @@ def test_R30_a_second_up_is_refused_and_changes_nothing(box: Box) -> None:
     supervisor = box.up()
     inode = box.socket_path.stat().st_ino
     pid = box.instance("a")["pid"]
+    box.rounds_at_rest()  # what is written a moment after a change is there by now
+    state = ((box.state / "state.json").read_bytes(), (box.state / "state.json").stat().st_ino)
 
     for words in ((), ("-d",), ("-d", "--no-wait")):
         done = box.ollamux("up", "--config", str(box.config_path), *words)
@@ -33,6 +43,7 @@ def test_R30_a_second_up_is_refused_and_changes_nothing(box: Box) -> None:
     assert box.socket_path.stat().st_ino == inode
     assert box.instance("a")["pid"] == pid
     assert (box.state / "lock").read_text() == f"{supervisor.pid}\n"
+    assert ((box.state / "state.json").read_bytes(), (box.state / "state.json").stat().st_ino) == state
     assert len(box.starts("a")) == 1
 
 
@@ -57,6 +68,31 @@ def test_R33_a_socket_that_was_removed_comes_back(box: Box) -> None:
 
     wait_for(lambda: box.socket_path.exists() and box.listens(supervisor.pid), "it is bound again")
     assert stat.S_IMODE(box.socket_path.stat().st_mode) == 0o600
+
+
+def test_R33_while_the_socket_is_gone_every_command_says_so(box: Box) -> None:
+    """And none says that no supervisor runs, which would make a person start another one."""
+    box.config("a")
+    supervisor = box.up(haste={"ollamux.supervisor.upkeep.INTERVAL_S": 3600.0})
+    box.socket_path.unlink()
+
+    for words in (("status",), ("status", "-o", "json"), ("restart", "a", "--if-running", "-q"), ("down",)):
+        done = box.ollamux(*words)
+        assert (done.returncode, done.stdout) == (8, ""), done
+        assert f"a supervisor runs (pid {supervisor.pid}), but its control socket is gone" in done.stderr
+        assert "ask once more" in done.stderr
+    assert supervisor.runs
+    assert len(box.starts("a")) == 1
+
+
+def test_R33_a_command_waits_a_moment_for_a_supervisor_that_is_about_to_listen(box: Box) -> None:
+    box.config("a")
+    box.up(haste={"ollamux.supervisor.upkeep.INTERVAL_S": 0.5})
+    box.socket_path.unlink()
+
+    assert box.ollamux("restart", "a", "-q").returncode == 0
+
+    assert len(box.starts("a")) == 2
 
 
 def test_R33_a_runtime_folder_that_was_removed_comes_back(box: Box) -> None:
@@ -152,13 +188,16 @@ def test_R35_what_is_in_the_way_of_the_socket_is_never_removed(box: Box, kind: s
     elif kind == "folder":
         box.socket_path.mkdir()
     else:
+        (box.root / "elsewhere").write_text("precious")
         box.socket_path.symlink_to(box.root / "elsewhere")
 
     done = box.ollamux("up", "-d", "--config", str(box.config_path))
 
     assert done.returncode == 7
     assert "is in the way" in done.stderr
-    assert os.path.lexists(box.socket_path)
+    found = box.socket_path.lstat().st_mode
+    assert {"file": stat.S_ISREG, "folder": stat.S_ISDIR, "link": stat.S_ISLNK}[kind](found)
+    assert kind == "folder" or box.socket_path.read_text() == "precious"
     assert box.starts("a") == []
 
 
@@ -196,6 +235,35 @@ def test_S1_the_socket_and_its_folder_are_private_under_any_umask(box: Box) -> N
     assert stat.S_IMODE(box.socket_path.stat().st_mode) == 0o600
     assert stat.S_IMODE(box.state.stat().st_mode) == 0o700
     assert os.listdir(box.runtime) == ["ollamux.sock"]
+
+
+def test_S1_nobody_else_could_ever_connect_not_even_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at right after bind(2), under the most generous umask."""
+    seen: list[tuple[int, int]] = []
+
+    class Watched(socket.socket):
+        def bind(self, address: Any) -> None:
+            super().bind(address)
+            seen.append((stat.S_IMODE(os.stat(address).st_mode), stat.S_IMODE(os.stat(Path(address).parent).st_mode)))
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    loop, folder = Loop(on_error=fail), tempfile.mkdtemp(prefix="ox-", dir="/tmp")
+    monkeypatch.setattr(server.socket, "socket", Watched)
+    before = os.umask(0)
+    try:
+        made = Server(loop, lambda: (f"{folder}/run",), handle=lambda *_: None, bound=lambda path: None)
+        made.listen()
+        made.close()
+    finally:
+        os.umask(before)
+        loop.close()
+        shutil.rmtree(folder)
+
+    assert seen == [(0o600, 0o700)]
 
 
 @root_only
@@ -311,13 +379,23 @@ def test_R53_S17_a_line_without_an_end_is_cut_off_long_before_the_time_is_up(box
             connection.sendall(b"x" * 65536)
 
 
-def test_R53_more_silent_clients_than_there_is_room_for_keep_nobody_out(box: Box) -> None:
+def test_R53_S17_a_byte_now_and_then_buys_no_time(box: Box) -> None:
     box.config("a")
-    box.up()
-    silent = [box.connect() for _ in range(60)]
+    box.up(haste={"ollamux.supervisor.server.SEND_WITHIN_S": 1.0})
+    with box.connect() as connection, pytest.raises(ConnectionError):
+        for byte in b'{"v":1,"cmd":"status","x":"' + b"x" * 600:  # a minute's worth of them
+            connection.sendall(bytes([byte]))
+            box.stranger("/bin/sleep", "0.1").wait()
+
+
+def test_R53_S17_more_silent_clients_than_there_is_room_for_keep_nobody_out(box: Box) -> None:
+    box.config("a")
+    box.up(haste={"ollamux.supervisor.server.SEND_WITHIN_S": 3600.0})
+    silent = [box.connect() for _ in range(MOST_WAITING + 10)]
 
     assert box.ollamux("status").returncode == 0
 
+    assert silent[0].recv(1) == b"", "who has been silent for longest has made room"
     for connection in silent:
         connection.close()
 
@@ -379,4 +457,68 @@ def test_C28_a_command_of_another_version_is_told_so(box: Box) -> None:
     answer = answer_on(connection)
 
     assert answer["exit"] == 7
+    assert answer["message"] == "the supervisor speaks protocol 1, the command speaks 99"
     assert "different versions" in answer["hint"]
+
+
+OTHER = "import sys; from ollamux.protocol import client; client.PROTOCOL = {}; sys.argv[0] = 'ollamux'; "
+OTHER += "from ollamux.__main__ import main; main()"
+
+
+@pytest.mark.parametrize("spoken", [0, 2], ids=["older", "newer"])
+def test_C28_the_real_commands_of_another_version_do_nothing_and_say_both(box: Box, spoken: int) -> None:
+    box.config("a")
+    supervisor = box.up()
+    pid = box.instance("a")["pid"]
+
+    for words in ("status", "status -o json", "restart a", "stop a", "down", "reload", "env a", "upgrade"):
+        command = [sys.executable, "-P", "-c", OTHER.format(spoken), *words.split()]
+        done = subprocess.run(command, env=box.env, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout) == (7, ""), (words, done)
+        assert f"the supervisor speaks protocol 1, the command speaks {spoken}" in done.stderr, words
+        assert f"kill {supervisor.pid}" in done.stderr, "the way out"
+        assert "Traceback" not in done.stderr
+    assert supervisor.runs
+    assert (box.instance("a")["pid"], len(box.starts("a"))) == (pid, 1)
+
+
+LOGIN = """
+set -e
+mount --make-rprivate /
+printf 'root:x:0:0::%s:/bin/sh\\n' "$HOME" > "$HOME/passwd"
+mount --bind "$HOME/passwd" /etc/passwd
+mount -t tmpfs tmpfs /run
+[ -z "$LOGIN" ] || mkdir -p -m 700 /run/user/0
+unset LOGIN
+exec "$@"
+"""
+
+
+@root_only
+@pytest.mark.parametrize("login", ["", "1"], ids=["no login", "a login"])
+def test_R37_cron_without_any_variable_finds_what_a_login_has_started(open_box: Box, login: str) -> None:
+    """In a mount namespace where the home of this user and the folder of his login are the test's own."""
+    box = open_box
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs a mount namespace")
+    env = {name: value for name, value in box.env.items() if not name.startswith("OLLAMUX_")}
+    box.config("a", ollama=str(box.ollama))
+    launcher = ["unshare", "--mount", "sh", "-c", LOGIN, "sh"]
+    words = {"XDG_RUNTIME_DIR": "/run/user/0"} if login else {}
+    supervisor = box.start(env=env | {"LOGIN": login} | words, launcher=launcher)
+
+    def cron(*words: str) -> Any:
+        enter = ["nsenter", "-t", str(supervisor.pid), "-m", "env", "-i", "PATH=/usr/bin:/bin"]
+        command = [*enter, str(COMMAND), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    wait_for(lambda: cron("status").returncode == 0, "it is found")
+    place = "/run/user/0/ollamux" if login else f"{box.home}/.local/state/ollamux/run"
+    there = Path(f"/proc/{supervisor.pid}/root{place}/ollamux.sock")
+    assert stat.S_ISSOCK(there.stat().st_mode)
+    (box.home / ".local/state/ollamux/socket-path").unlink()  # as on a full disk: the rule alone has to do
+    assert cron("restart", "--all", "-q").returncode == 0
+    assert len(box.starts("a")) == 2
+    assert cron("up", "--ensure", "-q").returncode == 0
+    assert cron("down").returncode == 0
+    assert supervisor.wait() == 0

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import signal
 
-from process_box import Box, wait_for
+import pytest
+from process_box import Box, Supervisor, process_state, wait_for
+from test_crashes import Unkillable
+from test_health import helpers
 
 UUID = "GPU-8f3c2a90-1111-2222-3333-444455556666"
 LIBRARY = '''
 import os
+import time
 
 TROUBLE = os.path.join(os.path.dirname(__file__), "trouble")
 
@@ -25,6 +29,8 @@ def check(which):
     if os.path.exists(TROUBLE):
         with open(TROUBLE) as file:
             name, number = file.read().split()
+        if name == "hang":
+            time.sleep(3600)
         if name == which:
             raise NVMLError(int(number))
 
@@ -39,7 +45,7 @@ def nvmlShutdown():
 
 def nvmlDeviceGetCount():
     check("count")
-    return 1
+    return 0 if os.path.exists(TROUBLE + "-none") else 1
 
 
 def nvmlDeviceGetHandleByIndex(index):
@@ -62,15 +68,21 @@ LOST, MISMATCH = 15, 18
 QUICK = {"ollamux.supervisor.gpus.SAMPLE_INTERVAL_S": 0.1}
 
 
-def with_card(box: Box) -> None:
-    """Start a supervisor that sees one card; `a` is pinned to it, `b` is not."""
+def with_library(box: Box) -> None:
+    """Let the helper find the stand-in, which knows one card; `a` is pinned to that, `b` is not."""
     modules = box.root / "modules"
     modules.mkdir()
     (modules / "pynvml.py").write_text(LIBRARY)
     box.env["PYTHONPATH"] = str(modules)
     box.config("b", instances={"a": {"gpus": [UUID]}})
-    box.up(haste=QUICK)
+
+
+def with_card(box: Box) -> Supervisor:
+    """Start a supervisor that sees one card."""
+    with_library(box)
+    supervisor = box.up(haste=QUICK)
     assert box.instance("a")["gpus"] == [UUID]
+    return supervisor
 
 
 def trouble(box: Box, text: str | None) -> None:
@@ -130,3 +142,62 @@ def test_R68_a_driver_that_is_replaced_under_us_blinds_us_and_harms_nobody(box: 
     assert "reboot" in box.ollamux("status").stdout
     trouble(box, None)
     wait_for(lambda: card(box) == "ok" and not box.status()["host"]["gpus_error"], "it is read again")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [("init 12", "install"), ("init 9", "modprobe"), ("init 18", "reboot"), ("-none", "there is no GPU here")],
+    ids=["no library", "no module", "updated under the kernel", "no card"],
+)
+def test_C14_what_needs_no_gpu_starts_and_what_needs_one_waits_with_the_advice(
+    box: Box, error: str, words: str
+) -> None:
+    with_library(box)
+    if error == "-none":
+        (box.root / "modules/trouble-none").touch()
+    else:
+        trouble(box, error)
+    box.up(ready=False, haste=QUICK)
+    box.wait_ready("b")
+
+    waiting = wait_for(lambda: words in (box.instance("a")["reason"] or "") and box.instance("a"))
+
+    assert (waiting["phase"], waiting["next_action"]) == ("WAITING", "look again")
+    assert box.starts("a") == []
+    assert box.ollamux("status").returncode == 6
+    if error == "-none":
+        (box.root / "modules/trouble-none").unlink()
+    else:
+        assert words in box.ollamux("status").stdout
+        trouble(box, None)
+    assert box.wait_started("a", 1)["gpus"] == [UUID]
+    assert len(box.starts("b")) == 1
+
+
+@pytest.mark.parametrize("killable", [True, False], ids=["a call", "the kernel"])
+def test_R66_while_nvml_hangs_the_last_sample_is_shown_with_its_age(box: Box, killable: bool) -> None:
+    supervisor = with_card(box)
+    pids = {name: box.instance(name)["pid"] for name in ("a", "b")}
+    helper = helpers(supervisor.pid)[0]
+    held = None if killable else Unkillable(helper)
+    try:
+        trouble(box, "hang 0")
+
+        told = wait_for(lambda: box.status()["host"]["gpus_error"], "it is told")
+        assert "has not answered for" in told
+        before = box.status()["gpus"][0]
+        assert (before["state"], before["uuid"]) == ("ok", UUID)
+        wait_for(lambda: box.status()["gpus"][0]["age_s"] > before["age_s"] + 0.5, "it grows old")
+        assert "has not answered for" in box.ollamux("status").stdout
+        assert (process_state(helper) in (None, "Z")) is killable
+        wait_for(lambda: [pid for pid in helpers(supervisor.pid) if pid != helper], "another one is asked")
+        box.rounds_while("a")
+        assert {name: box.instance(name)["pid"] for name in ("a", "b")} == pids
+        assert [box.instance(name)["health"] for name in ("a", "b")] == ["ok", "ok"]
+        trouble(box, None)
+        wait_for(lambda: not box.status()["host"]["gpus_error"], "it is read again", timeout=40)
+        box.ask("down")
+        assert supervisor.wait() == 0, "whatever hangs"
+    finally:
+        if held is not None:
+            held.release()

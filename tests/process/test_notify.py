@@ -159,3 +159,16 @@ def test_a_zombie_of_it_is_collected(box: Box) -> None:
     wait_for(notified.pids)
     (pid,) = notified.pids()
     wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "not even a zombie is left")
+
+
+def test_a_program_that_cannot_be_run_is_told_before_the_night_it_is_needed(box: Box) -> None:
+    box.config("a", supervisor={"notify": [str(box.root / "nobody")]})
+    told = f"notify: {box.root}/nobody is no program that this user may run"
+    assert told in box.ollamux("config", "check", "--here", str(box.config_path)).stderr
+    box.config("a")
+    box.up()
+    box.config("a", supervisor={"notify": [str(box.root / "nobody")]})
+
+    assert box.ollamux("reload").returncode == 0
+
+    assert any(told in reason for reason in box.reasons())

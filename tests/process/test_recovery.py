@@ -8,10 +8,21 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from process_box import Box, alive, parent_of, process_state, wait_for
+from process_box import (
+    COMMAND,
+    Box,
+    Process,
+    Supervisor,
+    alive,
+    environment_of,
+    parent_of,
+    process_state,
+    wait_for,
+)
 
 
 def remembered(box: Box) -> dict[str, Any]:
@@ -213,13 +224,34 @@ def test_R24_after_a_reboot_nothing_but_the_generation_is_believed(box: Box) -> 
     record = remembered(box)
     assert record["units"]["a"]["stopped"]
     record["boot_id"] = "another-boot"
-    record["units"]["a"]["pid"] = first
+    assert not alive(first)
+    stranger = box.stranger("/bin/sleep", "600")
+    record["units"]["a"] |= {"pid": stranger.pid, "start_ticks": start_ticks(stranger.pid)}
     remember(box, record)
 
     box.up()
 
     found = box.instance("a")
     assert (found["phase"], found["generation"], found["adopted"]) == ("READY", 3, False)
+    box.ask("restart", names=["a"])
+    assert stranger.poll() is None, "who has the number now is nobody's business"
+
+
+def test_R24_what_was_written_down_in_another_boot_is_not_adopted_whatever_else_fits(box: Box) -> None:
+    box.config("a")
+    supervisor = box.up()
+    first = box.instance("a")["pid"]
+    supervisor.kill()
+    record = remembered(box)
+    record["boot_id"] = "another-boot"
+    remember(box, record)
+
+    box.up()
+
+    found = box.instance("a")
+    assert (found["adopted"], found["generation"]) == (False, 2)
+    assert found["pid"] != first
+    assert not alive(first), "its mark proves it to be ours: it is ended, not adopted"
 
 
 def test_R26_what_was_started_but_not_written_down_is_found_by_its_mark(box: Box) -> None:
@@ -253,6 +285,72 @@ def test_R26_leftovers_that_ignore_term_are_killed_before_the_next_start(box: Bo
     assert waiting["reason"] == f"waits until what an earlier run left is gone (pid {left})"
     box.wait_phase("a", "READY")
     assert not alive(left)
+
+
+def test_R26_ports_that_were_swapped_between_two_lives_are_waited_for_by_name(box: Box) -> None:
+    box.config("a", "b")
+    box.set("b", "ignore-term")
+    supervisor = box.up()
+    left = box.instance("b")["pid"]
+    supervisor.kill()
+    box.ports["a"], box.ports["b"] = box.ports["b"], box.ports["a"]
+    box.config("a", "b")
+
+    box.up(ready=False, haste={"ollamux.supervisor.recovery.END_AFTER_S": 1.0})
+
+    told = f"waits until an earlier run of b (pid {left}) has let go of port {box.ports['a']}"
+    wait_for(lambda: box.instance("a")["reason"] == told, "its own leftover is gone by then")
+    assert box.ask("start", names=["a", "b"])["exit"] == 0
+    assert not any("is held by" in reason for reason in box.reasons())
+
+
+def test_R26_a_down_after_an_upgrade_waits_for_what_an_earlier_run_left_and_no_longer(box: Box) -> None:
+    box.config("a")
+    box.set("a", "ignore-term")
+    supervisor = box.up()
+    left = box.instance("a")["pid"]
+    supervisor.kill()
+    box.config("a", instances={"a": {"num_parallel": 3}}, restart={"stop_timeout": "5s"})
+    supervisor = box.up(ready=False, haste={"ollamux.supervisor.recovery.END_AFTER_S": 2.0})
+    assert box.ollamux("upgrade").returncode == 0
+    assert alive(left)
+
+    reply = box.ask("down")
+
+    assert (reply["exit"], reply["stuck"]) == (0, [])
+    assert not alive(left)
+    assert supervisor.wait() == 0
+
+
+def test_R26_a_supervisor_whose_own_environment_bears_a_mark_does_not_end_itself(box: Box) -> None:
+    """Started from a copy of a server's environment."""
+    box.config("a")
+    box.up_detached()
+    mark = {name: value for name, value in environment_of(box.instance("a")["pid"]).items() if "OLLAMUX" in name}
+    assert box.ollamux("down").returncode == 0
+    box.env |= mark
+
+    box.up_detached()
+    box.up_detached("--ensure")
+
+    assert box.wait_phase("a", "READY")["pid"] is not None
+    assert not any("ending pid" in reason for reason in box.reasons())
+
+
+def test_R26_what_a_person_starts_with_the_environment_that_env_prints_is_left_alone(box: Box) -> None:
+    box.config("a")
+    supervisor = box.up()
+    shown = box.ollamux("env", "a", "--reveal").stdout.splitlines()
+    env = dict(line.partition("=")[::2] for line in shown)
+    assert env["OLLAMA_HOST"].endswith(str(box.ports["a"]))
+    stranger = box.stranger("/bin/sleep", "1000", env=env)
+
+    supervisor.kill()
+    box.up()
+    box.ask("restart", names=["a"])
+    box.ask("down")
+
+    assert stranger.poll() is None, "a stranger was signalled"
 
 
 def test_R23_with_on_death_stop_the_servers_and_their_runners_go_with_the_supervisor(box: Box) -> None:
@@ -331,15 +429,48 @@ def test_R39_a_damaged_state_file_is_put_aside_and_said(box: Box) -> None:
         assert supervisor.wait() == 0
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gen", "1e400"),
+        ("gen", "-1"),
+        ("gen", "9" * 30),
+        ("restarts", "-1"),
+        ("log_start", "-5"),
+        ("proof", '["nonsense", "x"]'),
+        ("proof", '"x"'),
+        ("gpus", r'["\ud800"]'),
+        ("version", r'"\udcff"'),
+    ],
+)
+def test_R39_a_state_file_with_nonsense_in_it_is_put_aside(box: Box, field: str, value: str) -> None:
+    box.config("a")
+    box.up().kill()
+    record = remembered(box)
+    record["units"]["a"][field] = "HERE"
+    (box.state / "state.json").write_text(json.dumps(record).replace('"HERE"', value))
+
+    box.up()
+
+    assert any("was put aside" in reason for reason in box.reasons())
+    assert box.instance("a")["restarts"] == 0
+
+
 def test_R39_the_state_file_is_replaced_as_a_whole(box: Box) -> None:
     box.config("a", "b", restart={"stop_timeout": "1s"})
     box.up()
+    box.rounds_at_rest()  # what is written a moment after a change is there by now
+    held = (box.state / "state.json").open("rb")
+    before = held.read()
     stop = wait_for_change_while_reading(box)
 
     for _ in range(5):
         box.ask("restart", names=["a", "b"])
 
     assert stop() > 0
+    held.seek(0)
+    assert held.read() == before, "it is another file: whoever reads the old one reads it to its end"
+    held.close()
     assert not [name for name in os.listdir(box.state) if name.endswith(".new")]
 
 
@@ -380,6 +511,58 @@ def test_S11_a_link_in_the_place_of_a_file_is_not_followed(box: Box) -> None:
     (box.state / "events.jsonl").unlink()
 
 
+@pytest.mark.parametrize("what", ["lock", "supervisor.log"])
+def test_S11_a_link_in_the_way_of_up_is_refused(box: Box, what: str) -> None:
+    box.config("a")
+    victim = box.root / "victim"
+    victim.write_text("precious")
+    for folder in (box.state, box.logs):
+        folder.mkdir(mode=0o700)
+    ((box.state if what == "lock" else box.logs) / what).symlink_to(victim)
+
+    done = box.ollamux("up", "-d", "--config", str(box.config_path))
+
+    assert done.returncode in (1, 7)
+    assert what in done.stderr and "Traceback" not in done.stderr
+    assert victim.read_text() == "precious"
+    assert box.starts("a") == []
+
+
+def test_S11_links_in_the_place_of_what_is_written_as_a_whole_are_replaced(box: Box) -> None:
+    box.config("a", supervisor={"log_max": "64KiB", "log_keep": 2})
+    victim = box.root / "victim"
+    victim.write_text("precious")
+    for folder in (box.state, box.logs):
+        folder.mkdir(mode=0o700)
+    whole = [box.state / name for name in ("id", "config-path", "socket-path", "config-cache.json")]
+    copies = [box.logs / f"a.log.{number}" for number in (1, 2)]
+    for path in (*whole, *copies):
+        path.symlink_to(victim)
+    assert box.ollamux("up", "-d", "--config", str(box.config_path)).returncode == 0
+    box.set("a", "flood-lines", 400)
+
+    wait_for(lambda: box.log("a").stat().st_size > 65536, "it is time to rotate", timeout=60)
+    box.supervisors.append(Supervisor(box.supervisor_pid(), None))
+    wait_for(lambda: not copies[0].is_symlink(), "the copy takes the place of the link", timeout=60)
+
+    box.clear("a", "flood-lines")
+    assert not [path for path in whole if path.is_symlink()]
+    assert victim.read_text() == "precious"
+
+
+def test_S11_a_log_that_became_a_link_is_not_cut(box: Box) -> None:
+    box.config("a", supervisor={"log_max": "64KiB", "log_keep": 0})
+    box.up()
+    victim = box.root / "victim"
+    victim.write_bytes(b"x" * 100_000)
+    box.log("a").unlink()
+    box.log("a").symlink_to(victim)
+
+    wait_for(lambda: any("cannot be rotated" in reason for reason in box.reasons()), "it is said")
+
+    assert victim.stat().st_size == 100_000
+
+
 def test_R32_a_number_in_the_lock_file_means_nothing_without_the_lock(box: Box) -> None:
     box.config("a")
     box.state.mkdir(mode=0o700)
@@ -401,3 +584,49 @@ def test_R87_a_supervisor_in_the_background_survives_the_end_of_its_terminal(box
     assert os.getsid(supervisor.pid) == supervisor.pid
     supervisor.signal(signal.SIGTERM)
     supervisor.wait()
+
+
+def on_a_terminal(box: Box, *words: str) -> tuple[Any, int]:
+    """Start a command as a login shell does; return its process and the other end of its terminal."""
+    main, tail = os.openpty()
+    command = [str(COMMAND), *words, "--config", str(box.config_path)]
+    process = Process(command, env=box.env | {"TERM": "xterm"}, cwd=box.root, preexec_fn=lambda: os.login_tty(tail))
+    os.close(tail)
+    os.set_blocking(main, False)
+    return process, main
+
+
+def drain(main: int) -> None:
+    with suppress(OSError):
+        while os.read(main, 65536):
+            pass
+
+
+def test_R87_the_terminal_of_a_supervisor_in_the_foreground_is_closed(box: Box) -> None:
+    box.config("a", "b")
+    box.set("a", "runners", 1)
+    process, main = on_a_terminal(box, "up")
+    box.supervisors.append(Supervisor(process.pid, process))
+    wait_for(lambda: (drain(main), box.listens(process.pid))[1], "it listens")
+    box.wait_ready()
+
+    os.close(main)
+
+    assert process.wait(20) == 0
+    assert box.family("a") == box.family("b") == []
+    assert box.changes("a")[-1] == "STOPPED"
+
+
+def test_R87_the_terminal_from_which_one_was_put_into_the_background_is_closed(box: Box) -> None:
+    box.config("a")
+    process, main = on_a_terminal(box, "up", "-d")
+    wait_for(lambda: (drain(main), process.poll() is not None)[1], "it has started one")
+    assert process.wait() == 0
+    pid = box.supervisor_pid()
+    box.supervisors.append(Supervisor(pid, None))
+
+    os.close(main)
+
+    box.rounds_at_rest()
+    assert alive(pid)
+    assert box.wait_phase("a", "READY")["generation"] == 1

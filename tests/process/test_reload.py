@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_box import Box, alive, free_ports, wait_for
+from process_box import Box, alive, answer_on, free_ports, wait_for
+from test_crashes import Unkillable
 
 
 def edit(box: Box, change: Callable[[str], str]) -> None:
@@ -181,6 +182,14 @@ def test_R47_two_that_swap_their_gpus_never_share_one(box: Box) -> None:
             line for line in box.ollamux("status", "-o", "json", "--simulated").stdout.splitlines() if '"pid"' in line
         ]
         assert now == running
+        # One that waits for a card that is not there is started on the one it had, not left waiting "in place".
+        box.config_path.write_text(swapped.replace("gpus = [1]", "gpus = [7]"))
+        missing = box.ollamux("reload", "--simulated")
+        assert "there is no GPU 7 here" in missing.stderr
+        box.config_path.write_text(swapped)
+        back = box.ollamux("reload", "--simulated")
+        assert re.search(r"^a +start +gpus = \[1\]$", back.stdout, re.M), back.stdout
+        assert re.search(r"^a +ready at ", back.stdout, re.M), back.stdout
     finally:
         box.ollamux("down", "--simulated")
 
@@ -296,6 +305,25 @@ def test_R48_one_that_will_not_go_is_followed_until_it_is_gone(box: Box) -> None
     wait_for(lambda: list(pids(box)) == ["b"], "a is gone")
 
 
+def test_R48_one_that_is_stuck_is_followed_until_it_is_gone(box: Box) -> None:
+    box.config("a", "b", restart={"stop_timeout": "100ms"})
+    box.up(haste={"ollamux.domain.rules.KILL_TIMEOUT_S": 0.3})
+    held = Unkillable(box.instance("a")["pid"])
+    try:
+        box.ask("restart", names=["a"])
+        assert box.instance("a")["phase"] == "STUCK"
+        box.config("b", restart={"stop_timeout": "100ms"})
+
+        assert reload(box, "--no-wait").returncode == 0
+
+        assert (box.instance("a")["phase"], box.instance("a")["wanted"]) == ("STUCK", "down")
+        assert box.ollamux("start", "a").returncode == 7
+    finally:
+        held.release()
+    wait_for(lambda: list(pids(box)) == ["b"], "a is gone")
+    assert len(box.starts("a")) == 1
+
+
 def test_one_that_is_leaving_may_come_back(box: Box) -> None:
     box.config("a", "b", restart={"stop_timeout": "10s"})
     box.up()
@@ -398,6 +426,49 @@ def test_times_hold_at_once(box: Box) -> None:
     box.config("a", health={"interval": "50ms", "timeout": "100ms", "unhealthy_timeout": "50ms"})
     box.clear("a", "hang-api")
     assert len(box.starts("a")) == 1
+
+
+def test_times_hold_for_the_wait_that_is_under_way(box: Box) -> None:
+    """Each step begins with a wait of an hour, and the times of the next step end it."""
+    box.config("a", restart={"first": "1h", "base": "1h", "cap": "1h"})
+    box.up()
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    box.wait_phase("a", "WAITING")
+    box.set("a", "exit", 4)
+    box.config("a", restart={"first": "0s", "base": "1ms", "failure_limit": 2, "retry_failed": "1h"})
+    assert "in place" in reload(box).stdout
+    box.wait_phase("a", "FAILED")
+    box.clear("a", "exit")
+    box.set("a", "term-gate", box.root / "never")
+    box.config("a", restart={"retry_failed": "1ms", "stop_timeout": "1h"})
+    assert "in place" in reload(box).stdout
+    box.wait_ready("a")
+    stopping = box.send({"cmd": "stop", "names": ["a"]})
+    box.wait_phase("a", "STOPPING")
+    box.config("a", restart={"stop_timeout": "50ms"})
+
+    assert "in place" in reload(box).stdout
+
+    assert answer_on(stopping)["exit"] == 0
+
+
+def test_another_policy_holds_for_one_that_has_ended(box: Box) -> None:
+    box.config("a", restart={"policy": "never"})
+    box.up()
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    assert "restart.policy is never" in box.wait_phase("a", "FAILED")["reason"]
+    box.config("a", restart={"policy": "always", "retry_failed": "1ms"})
+    assert "in place" in reload(box).stdout
+    box.wait_ready("a")
+    box.config("a", restart={"first": "1h"})
+    assert "in place" in reload(box).stdout
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    box.wait_phase("a", "WAITING")
+    box.config("a", restart={"policy": "never"})
+
+    assert "in place" in reload(box).stdout
+
+    assert "restart.policy is never" in box.wait_phase("a", "FAILED")["reason"]
 
 
 def test_whom_to_notify_holds_at_once(box: Box) -> None:

@@ -9,11 +9,13 @@ import os
 import pwd
 import re
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from process_box import Box, all_pids, wait_for
+from test_disk import fill, small_disk
 
 from ollamux.system.files import replaceable_by
 
@@ -60,6 +62,40 @@ def test_C18_a_store_that_cannot_be_used_is_told_before_the_start_and_waited_for
     else:
         (box.root / "store").unlink()
     box.wait_phase("a", "READY")
+
+
+def test_C18_a_store_on_a_disk_that_may_only_be_read_cannot_be_made_and_one_that_is_there_serves(box: Box) -> None:
+    disk = box.root / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("a disk can be mounted by root only")
+    try:
+        (disk / "there").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        box.config(instances={"a": {"store": str(disk / "new")}, "b": {"store": str(disk / "there")}})
+        box.up(ready=False)
+
+        waiting = box.wait_phase("a", "WAITING")
+
+        assert waiting["reason"] == f"the store {disk / 'new'} cannot be made: {disk} is not writable"
+        assert box.starts("a") == []
+        box.wait_ready("b")
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        box.wait_phase("a", "READY")
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_C18_a_store_that_is_missing_is_made_and_one_on_a_full_disk_serves(box: Box) -> None:
+    with small_disk(box.root / "full") as disk:
+        (disk / "models").mkdir()
+        fill(disk)
+        box.config(instances={"a": {"store": str(box.root / "not" / "yet")}, "b": {"store": str(disk / "models")}})
+
+        box.up()
+
+        assert [box.changes(name) for name in ("a", "b")] == [["STARTING", "READY"]] * 2
 
 
 OPEN = "asks no password"

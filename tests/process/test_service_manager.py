@@ -146,6 +146,24 @@ def test_R83_a_loop_that_goes_round_is_heard_and_one_that_hangs_is_not(box: Box,
     wait_for(lambda: manager.ticks > silent_at, "they come again")
 
 
+def test_R83_a_loop_that_computes_without_end_gives_no_sign_of_life(box: Box, manager: Manager) -> None:
+    """The process lives, and all else of it could speak: the signs come from the very loop that does the work."""
+    box.config("a")
+    supervisor = begin(box, manager, WATCHDOG_USEC="100000")
+    seen = manager.ticks
+    wait_for(lambda: manager.ticks >= seen + 3, "signs of life come")
+
+    (box.root / "spin").touch()
+    wait_for((box.root / "spinning").exists, "it spins")
+    silent_at = manager.ticks
+    box.stranger("/bin/sleep", "0.5").wait()  # ten ticks' worth of nothing is what is looked for
+
+    assert manager.ticks == silent_at
+    assert supervisor.runs
+    (box.root / "spin").unlink()
+    wait_for(lambda: manager.ticks > silent_at, "they come again")
+
+
 def test_R83_signs_of_life_come_at_half_the_time_that_is_given(box: Box, manager: Manager) -> None:
     box.config("a")
     begin(box, manager, WATCHDOG_USEC="600000")

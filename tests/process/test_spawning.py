@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -73,11 +75,38 @@ def test_S15_R82_nothing_of_the_callers_environment_reaches_a_server(box: Box) -
     assert env["OLLAMUX_GENERATION"] == "1"
 
 
-def test_R70_pruning_is_off_in_every_server(box: Box) -> None:
-    with_dump(box)
-    box.up()
+def test_R70_pruning_is_off_in_every_server_and_at_every_start(box: Box) -> None:
+    names = ["a", "b", "c"]
+    dumps = {name: {"env": {"FAKE_DUMP": str(box.root / f"{name}.dump")}} for name in names}
+    box.config(instances=dumps, supervisor={"on_death": "stop"})
+    box.up(env=box.env | {"OLLAMA_NOPRUNE": "0"})
+    assert [dumped(box, name)["env"]["OLLAMA_NOPRUNE"] for name in names] == ["1"] * 3
+    for name in names:
+        (box.root / f"{name}.dump").unlink()
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    box.ask("restart", names=["b", "c"])
 
-    assert dumped(box)["env"]["OLLAMA_NOPRUNE"] == "1"
+    assert [dumped(box, name)["env"]["OLLAMA_NOPRUNE"] for name in names] == ["1"] * 3
+
+
+def test_R70_a_layer_of_a_pull_that_takes_hours_survives_the_start_of_another_server(box: Box) -> None:
+    """The simulated server prunes as the real one does: what no manifest names and is older than an hour."""
+    up = box.ollamux("up", "--simulate", "2", "-d")
+    assert up.returncode == 0, up.stderr
+    try:
+        lines = box.ollamux("env", "gpu0", "--simulated").stdout.splitlines()
+        home = next(line.partition("=")[2] for line in lines if line.startswith("HOME="))
+        named = [line.partition("=")[2] for line in lines if line.startswith("OLLAMA_MODELS=")]
+        blobs = Path(named[0] if named else f"{home}/.ollama/models") / "blobs"
+        layer = blobs / f"sha256-{'a' * 64}"
+        layer.write_bytes(b"x")
+        os.utime(layer, (1_000_000_000, 1_000_000_000))
+
+        assert box.ollamux("restart", "gpu1", "--simulated").returncode == 0
+
+        assert layer.exists()
+    finally:
+        box.ollamux("down", "--simulated")
 
 
 def test_S15_the_servers_have_a_home_and_a_path_where_the_caller_has_none(box: Box) -> None:
@@ -264,6 +293,24 @@ def test_R17_C17_a_program_that_cannot_run_is_refused_before_anything_starts(box
     assert box.starts("a") == []
 
 
+@pytest.mark.parametrize("words", [{"names": ["b"]}, {"all": True}, {"all": True, "rolling": True}])
+def test_R17_a_restart_ends_nothing_that_could_not_be_started_again(box: Box, words: dict[str, Any]) -> None:
+    """As in the middle of an update of ollama's package: what serves from the old file serves on."""
+    box.config("a", instances={"b": {"ollama": str(box.install("other"))}})
+    box.up()
+    pids = [box.instance(name)["pid"] for name in "ab"]
+    (box.bin / "other").unlink()
+
+    answer = box.ask("restart", **words)
+
+    assert (answer["ok"], answer["exit"]) == (False, 5)
+    assert answer["message"].startswith("nothing was restarted, since b could not be started again: ")
+    assert str(box.bin / "other") in answer["message"]
+    assert [box.instance(name)["pid"] for name in "ab"] == pids
+    box.install("other")
+    assert box.ask("restart", **words)["exit"] == 0
+
+
 def test_R17_a_program_that_breaks_while_it_runs_makes_the_instance_failed_and_start_mends_it(box: Box) -> None:
     box.config("a")
     box.up()
@@ -280,6 +327,62 @@ def test_R17_a_program_that_breaks_while_it_runs_makes_the_instance_failed_and_s
     assert failed["pid"] is None
     box.ollama.write_text(text)
     assert box.ask("start", names=["a"])["exit"] == 0
+
+
+def test_R17_a_program_that_cannot_run_behind_a_launcher_is_not_tried_eight_times(box: Box) -> None:
+    """With on_death = "stop" it is setpriv(1) that starts the server, and that says so."""
+    box.config("a", supervisor={"on_death": "stop"}, restart={"failure_limit": 8})
+    box.up()
+    draft = box.bin / "draft"
+    draft.write_bytes(Path(os.path.realpath("/bin/sleep")).read_bytes().replace(b"/ld-linux", b"/no-linux"))
+    draft.chmod(0o755)  # a program for a system with another loader
+    draft.rename(box.ollama)
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+
+    failed = box.wait_phase("a", "FAILED")
+
+    assert "exited with status 127" in failed["reason"]
+    assert "8 failures" not in failed["reason"]
+    assert (failed["generation"], failed["next_action"]) == (2, "try again")
+
+
+LATER = ["may not be executed", "too long", "is busy"]
+
+
+@pytest.mark.parametrize("kind", LATER)
+def test_R17_what_the_kernel_says_to_a_start_is_told_and_decides_whether_it_is_tried_again(box: Box, kind: str) -> None:
+    long = {"LONG": "x" * 100_000, "LONG_TOO": "x" * 100_000} if kind == "too long" else {}
+    box.config("b", instances={"a": {"env": long}})
+    supervisor = box.up()
+    writer = None
+    if kind == "too long":  # a quarter of the stack is what arguments and environment may take (execve(2))
+        _, hard = resource.prlimit(supervisor.pid, resource.RLIMIT_STACK)
+        resource.prlimit(supervisor.pid, resource.RLIMIT_STACK, (1 << 18, hard))
+    elif kind == "may not be executed":
+        box.ollama.chmod(0o644)
+    elif kind == "is busy":
+        real = box.bin / "real"
+        shutil.copy("/bin/sleep", real)
+        writer = os.open(real, os.O_WRONLY)  # as long as an installer writes it nobody can run it
+        text = box.ollama.read_text()
+        real.rename(box.ollama)
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+
+    if writer is None:
+        failed = box.wait_phase("a", "FAILED")
+        told = {"may not be executed": "may not be executed by this user", "too long": "Argument list too long"}[kind]
+        assert told in failed["reason"]
+        assert (failed["pid"], failed["next_action"]) == (None, "try again"), "slowly"
+    else:
+        busy = "could not be started: Text file busy"
+        wait_for(lambda: sum(busy in reason for reason in box.reasons()) >= 2, "it is tried again")
+        assert "FAILED" not in box.changes("a")
+        draft = box.install("draft")
+        draft.write_text(text)
+        draft.rename(box.ollama)
+        os.close(writer)
+        box.wait_started("a", 2)
+    assert box.wait_phase("b", "READY")["restarts"] == 0
 
 
 def test_R29_a_program_that_is_replaced_is_used_at_the_next_start(box: Box) -> None:

@@ -368,6 +368,23 @@ def test_R82_the_environment_stays_with_the_supervisor_and_nothing_new_reaches_a
     assert set(after["fds"]) == set(before["fds"]) == {"0", "1", "2"}
 
 
+def test_R22_a_key_that_depends_on_the_version_of_ollama_stands_an_upgrade(box: Box) -> None:
+    """What the program before this one had asked is carried over, and nobody is asked again."""
+    box.config("a", headroom="1GiB")
+    box.set("a", "dump", box.root / "dump")
+    supervisor = box.up()
+    before = json.loads((box.root / "dump").read_text())["env"]
+    assert before["LLAMA_ARG_FIT_TARGET"] == "1024" and "OLLAMA_GPU_OVERHEAD" not in before
+
+    upgraded(box)
+    assert box.status()["supervisor"]["pid"] == supervisor.pid
+    (box.root / "dump").unlink()
+    box.ask("restart", names=["a"])
+
+    after = json.loads((box.root / "dump").read_text())["env"]
+    assert after == before | {"OLLAMUX_GENERATION": "2"}
+
+
 def test_R23_an_upgrade_is_not_the_death_of_the_supervisor(box: Box) -> None:
     box.config("a", supervisor={"on_death": "stop"})
     supervisor = box.up()

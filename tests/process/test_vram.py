@@ -6,7 +6,7 @@ import os
 import signal
 
 import pytest
-from process_box import Box, Supervisor, wait_for
+from process_box import Box, Supervisor, alive, wait_for
 
 from ollamux.gpu.simulated import Usage, fault_path, write_usage
 from ollamux.simulation.box import create_box, default_cards
@@ -67,7 +67,7 @@ def runner_of(box: Box) -> int:
 def test_R4_a_respawn_waits_until_the_memory_is_back(cards: Cards) -> None:
     box = cards.box
     box.set("a", "runners", 1)
-    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600})
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600, "ollamux.supervisor.vram.ANSWER_S": 3600})
     runner = runner_of(box)
     cards.take(runner, 6 * GIB)
     cards.fault("vram-late")
@@ -106,7 +106,7 @@ def test_R4_the_driver_is_asked_at_the_end_and_not_at_its_next_turn(cards: Cards
 def test_R4_a_driver_that_keeps_the_memory_is_not_waited_for_for_ever(cards: Cards) -> None:
     box = cards.box
     box.set("a", "runners", 1)
-    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 0.5})
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 0.5, "ollamux.supervisor.vram.ANSWER_S": 3600})
     runner = runner_of(box)
     cards.take(runner, 3 * GIB)
     cards.fault("vram-late")
@@ -180,3 +180,44 @@ def test_a_stop_while_it_waits_for_memory_is_a_stop(cards: Cards) -> None:
     assert box.rounds_at_rest() < 100, "nobody waits, nobody looks"
     supervisor.signal(signal.SIGTERM)
     assert supervisor.wait() == 0
+
+
+def test_R26_a_card_is_waited_for_that_an_instance_of_another_name_had_in_an_earlier_life(cards: Cards) -> None:
+    box = cards.box
+    box.set("a", "ignore-term")
+    supervisor = cards.up()
+    left = box.instance("a")["pid"]
+    supervisor.kill()
+    box.config(instances={"b": {"gpus": [1]}})
+    box.set("b", "device-lines", DEVICE)
+
+    haste = cards.haste | {"ollamux.supervisor.recovery.END_AFTER_S": 1.0}
+    supervisor = box.start("--simulated", "--config", str(box.config_path), haste=haste)
+    wait_for(lambda: box.listens(supervisor.pid), "it listens")
+
+    told = f"waits until an earlier run of a (pid {left}) has let go of its GPU"
+    wait_for(lambda: box.instance("b")["reason"] == told, "b says what it waits for")
+    assert box.starts("b") == []
+    box.wait_phase("b", "READY")
+    assert not alive(left)
+
+
+def test_R4_a_wait_for_memory_outlives_an_upgrade(cards: Cards) -> None:
+    box = cards.box
+    box.set("a", "runners", 1)
+    cards.up(haste={"ollamux.supervisor.vram.LIMIT_S": 3600, "ollamux.supervisor.vram.ANSWER_S": 3600})
+    cards.take(runner_of(box), 6 * GIB)
+    cards.fault("vram-late")
+    os.kill(box.instance("a")["pid"], signal.SIGKILL)
+    wait_for(lambda: "6.0 GiB" in (box.instance("a")["reason"] or ""))
+    before = box.instance("a")["reason"]
+
+    done = box.ollamux("upgrade", "--simulated")
+
+    assert done.returncode == 0, done.stderr
+    seen = box.rounds()
+    wait_for(lambda: box.rounds() > seen + 30, "it looks at the card again and again")
+    found = box.instance("a")
+    assert (found["phase"], found["reason"], len(box.starts("a"))) == ("WAITING", before, 1)
+    cards.clear("vram-late")
+    assert box.wait_started("a", 2)["restarts"] == 1

@@ -194,6 +194,18 @@ def test_a_pin_that_a_client_ended_is_renewed(box: Box, model: str) -> None:
     assert len(box.runners("a")) == 1
 
 
+def test_a_pin_whose_runner_was_killed_is_loaded_again(box: Box, model: str) -> None:
+    box.configure({"a": {"preload": ["tiny"]}}, health=QUICK)
+    box.up()
+    box.await_reason("a", "tiny is loaded and kept")
+    killed = box.await_runner("a")
+    os.kill(killed, signal.SIGKILL)
+    box.await_reason("a", "the runner of tiny:latest is gone")
+    again = until(lambda: [pid for pid in box.runners("a") if pid != killed], "it is loaded", 60, shown=box.told)
+    until(lambda: [row["expires_at"] for row in box.status()["models"]] == [None], "and kept", shown=box.told)
+    assert box.runners("a") == again and box.instance("a")["generation"] == 1
+
+
 def test_a_preload_that_is_not_there_is_told(box: Box, model: str) -> None:
     box.configure({"a": {"preload": ["no-such-model", "tiny"]}}, health=QUICK)
     box.up()

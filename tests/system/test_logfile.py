@@ -50,6 +50,21 @@ def test_no_more_rotated_files_are_kept_than_asked_for(tmp_path: Path) -> None:
     assert (tmp_path / "a.log.2").read_text() == "3\n"
 
 
+@pytest.mark.parametrize("keep", [0, 1])
+def test_copies_go_when_fewer_are_kept_than_before(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "a.log"
+    for number in range(5):
+        path.write_text(f"{number}\n")
+        rotate(str(path), keep=3)
+    (tmp_path / "a.log.notes").touch()
+    path.write_text("new\n")
+
+    rotate(str(path), keep=keep)
+
+    assert rotated(str(path)) == list(range(1, keep + 1))
+    assert (tmp_path / "a.log.notes").exists()
+
+
 def test_of_a_log_that_grew_too_fast_the_newest_is_kept_and_this_said(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b"".join(b"%06d\n" % number for number in range(1000)))

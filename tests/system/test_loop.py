@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import weakref
 
 from hypothesis import given
@@ -53,3 +55,29 @@ def test_timers_are_called_in_order_and_the_cancelled_never(plans: list[tuple[in
     kept = [number for number, (_, cancelled) in enumerate(plans) if not cancelled]
     assert called == sorted(kept, key=lambda number: (plans[number][0], number))
     loop.close()
+
+
+def test_R40_what_a_signal_asks_for_is_done_by_the_loop_once_and_never_inside_the_handler() -> None:
+    loop = Loop(on_error=fail)
+    before = signal.getsignal(signal.SIGUSR1)
+    story: list[str] = []
+
+    def busy() -> None:
+        story.append("begins")
+        for _ in range(1000):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        story.append("ends")
+
+    def act() -> None:
+        story.append("acts")
+        loop.stop()
+
+    loop.on_signal(signal.SIGUSR1, act)
+    loop.call_soon(busy)
+    try:
+        loop.run()
+    finally:
+        loop.close()
+        signal.signal(signal.SIGUSR1, before)
+
+    assert story == ["begins", "ends", "acts"]
