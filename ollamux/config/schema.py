@@ -204,6 +204,9 @@ class OnTable(_Table):
     cpu_fallback: OnFaultWord = _key(OnFault, "cpu_fallback", "It computes on the CPU, though it has a GPU.")
     wrong_gpu: OnFaultWord = _key(OnFault, "wrong_gpu", "It runs on another GPU than it should.")
     spill: OnFaultWord = _key(OnFault, "spill", "Part of a model is in host memory.")
+    gpu_lost: OnFaultWord = _key(OnFault, "gpu_lost", "Its GPU has fallen off the bus; a restart waits for it.")
+    slowed: OnFaultWord = _key(OnFault, "slowed", "Its GPU is too hot, or lacks power, and slows itself down.")
+    crowded: OnFaultWord = _key(OnFault, "crowded", "Strangers hold a tenth or more of its GPU's memory.")
 
 
 class CanaryTable(_Table):

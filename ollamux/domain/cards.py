@@ -1,10 +1,15 @@
-"""What is wrong with a card, in plain words with the figures and the way out. Pure; reads what was sampled."""
+"""What is wrong with a card, in plain words with the figures and the way out. Pure; reads what was sampled.
+
+`troubles` speaks of a card by itself, `faults` of what the cards mean for one instance.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ollamux.domain.snapshot import GpuView
+from ollamux.domain.text import format_gib
 
 _THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown"})
 _BY_HARDWARE = frozenset({"hw_slowdown", "hw_power_brake_slowdown"})
@@ -77,3 +82,66 @@ def _clocks(gpu: GpuView) -> str:
         return ""
     most = f" of {gpu.clock_sm_max_mhz}" if gpu.clock_sm_max_mhz is not None else ""
     return f" ({gpu.clock_sm_mhz}{most} MHz)"
+
+
+LOST, SLOWED, CROWDED, WRONG = "gpu_lost", "slowed", "crowded", "wrong_gpu"
+CROWD = 0.1
+"""A stranger that holds less than this part of a card's memory, as a desktop may, is no news."""
+
+
+class Use(NamedTuple):
+    """A process on a card. `instance` is whose it is, None for a stranger's; bytes are None where nobody tells."""
+
+    pid: int
+    name: str
+    instance: str | None
+    memory_bytes: int | None
+
+
+def faults(
+    name: str, planned: Sequence[GpuView], every: Sequence[GpuView], uses: Mapping[str, Iterable[Use]]
+) -> dict[str, str]:
+    """Return what is wrong with the cards of an instance: the reason of each kind of fault.
+
+    `planned` are its own cards, `every` all there are, `uses` who computes on each, by its UUID.
+    """
+    found: dict[str, list[str]] = {}
+    for gpu in planned:
+        if gpu.state == "lost":
+            found.setdefault(LOST, []).append(f"{_called(gpu)} is lost: {gpu.lost_reason}")
+            continue
+        slow = [trouble.words for trouble in troubles(gpu) if trouble.key in ("thermal", "power")]
+        if slow:
+            found.setdefault(SLOWED, []).append(f"{_called(gpu)}: {slow[0]}")
+        crowd = _crowd(gpu, uses.get(gpu.uuid, ()))
+        if crowd is not None:
+            found.setdefault(CROWDED, []).append(crowd)
+    own = {gpu.uuid for gpu in planned} | {gpu.mig_parent for gpu in planned if gpu.mig_parent is not None}
+    for gpu in every:
+        if not own & {gpu.uuid, gpu.mig_parent}:
+            astray = [use for use in uses.get(gpu.uuid, ()) if use.instance == name]
+            found.setdefault(WRONG, []).extend(
+                f"{use.name} (pid {use.pid}) computes on {_called(gpu)}{_holding(use)}, which is not its own"
+                for use in astray
+            )
+    return {kind: "; ".join(reasons) for kind, reasons in found.items() if reasons}
+
+
+def _crowd(gpu: GpuView, uses: Iterable[Use]) -> str | None:
+    if not gpu.memory_total_bytes:
+        return None
+    strangers = [use for use in uses if use.instance is None and use.memory_bytes]
+    held = sum(use.memory_bytes or 0 for use in strangers)
+    if held < CROWD * gpu.memory_total_bytes:
+        return None
+    names = ", ".join(f"{use.name} (pid {use.pid})" for use in strangers)
+    whole = format_gib(gpu.memory_total_bytes)
+    return f"{format_gib(held)} of the {whole} GiB of {_called(gpu)} are held by what is not ours: {names}"
+
+
+def _called(gpu: GpuView) -> str:
+    return f"GPU {'?' if gpu.index is None else gpu.index} ({gpu.name})"
+
+
+def _holding(use: Use) -> str:
+    return "" if not use.memory_bytes else f" with {format_gib(use.memory_bytes)} GiB"

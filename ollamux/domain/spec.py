@@ -94,6 +94,9 @@ class OnFault:
     cpu_fallback: FaultPolicy = FaultPolicy.RESTART
     wrong_gpu: FaultPolicy = FaultPolicy.RESTART
     spill: FaultPolicy = FaultPolicy.TELL
+    gpu_lost: FaultPolicy = FaultPolicy.TELL
+    slowed: FaultPolicy = FaultPolicy.TELL
+    crowded: FaultPolicy = FaultPolicy.TELL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,6 +110,7 @@ class Checks:
         self._devices.read_log(unit)
         if self._woke_up(unit):
             unit.health = rested(unit.health)
+            unit.incidents.discard("cpu_fallback")  # after a suspend a server often finds its GPU gone: a new incident
         elif what == "api":
             self._read_api(unit, answer)
         else:

@@ -14,6 +14,7 @@ from ollamux.ollama import events as log
 from ollamux.ollama.api import spilled
 from ollamux.ollama.judge import Proof, Verdict, judge_devices
 from ollamux.ollama.log import LogReader
+from ollamux.supervisor.cards import Cards
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
@@ -30,6 +31,7 @@ class Devices:
     def __init__(self, core: Core, gpus: Gpus) -> None:
         self._core = core
         self._gpus = gpus
+        self._cards = Cards(core, gpus, self._fault)
 
     def read_log(self, unit: Unit) -> None:
         """Take in what the instance has logged since the last look."""
@@ -96,16 +98,11 @@ class Devices:
         self._fault(unit, "spill", unit.spec.on.spill, f"spilled out of the GPU: {told}", incidents=keys)
 
     def judge_gpus(self, unit: Unit) -> None:
-        """Judge the cards themselves: a lost card cannot be mended by a restart, so it is only told."""
-        lost = [gpu for gpu in self._gpus.current(unit.gpus) if gpu.state == "lost"]
-        if not lost:
-            if unit.degraded.pop("gpu_lost", None) is not None:
-                self._core.note(unit, "its GPU answers again")
-            return
-        reason = "; ".join(f"GPU {gpu.index} ({gpu.name}) is lost: {gpu.lost_reason}" for gpu in lost)
-        if "gpu_lost" not in unit.degraded:
-            self._core.note(unit, reason)
-        unit.degraded["gpu_lost"] = reason
+        """Judge the cards themselves, and mend now what could not be mended while their driver did not answer."""
+        self._cards.judge(unit)
+        fallen = unit.degraded.get("cpu_fallback")
+        if fallen is not None and unit.state.phase is Phase.READY:
+            self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, fallen)
 
     def _fault(
         self, unit: Unit, kind: str, policy: FaultPolicy, reason: str, *, incidents: set[str] | None = None
@@ -116,7 +113,7 @@ class Devices:
         if policy is FaultPolicy.STOP:
             self._core.dispatch(unit, ev.DeviceStopAsked(gen=gen, reason=reason))
             return False
-        if policy is FaultPolicy.RESTART and new:
+        if policy is FaultPolicy.RESTART and new and self._may_help(unit, kind):
             unit.incidents |= new
             self._core.dispatch(unit, ev.DeviceRestartAsked(gen=gen, reason=reason))
             return False
@@ -125,3 +122,12 @@ class Devices:
             if unit.state.phase is Phase.READY:
                 self._core.note(unit, f"degraded: {reason}")
         return True
+
+    def _may_help(self, unit: Unit, kind: str) -> bool:
+        """Whether a restart now could mend it: not while the driver does not answer for the cards."""
+        if kind != "cpu_fallback" or not unit.gpus:
+            return True
+        inventory = self._gpus.inventory
+        if self._gpus.trouble is not None or inventory is None or inventory.error is not None:
+            return False
+        return all(gpu.state == "ok" for gpu in self._gpus.current(unit.gpus))

@@ -68,6 +68,7 @@ class Unit:
         # What outlives an incarnation.
         self.gpus: tuple[Gpu, ...] = ()
         self.degraded: dict[str, str] = {}
+        self.sightings: dict[str, int] = {}
         self.fingerprint: str | None = None
         self.incidents: set[str] = set()
         self.asked_incidents: set[str] = set()
@@ -118,6 +119,7 @@ class Unit:
         self.served_at = None
         self.gone_runners = frozenset()
         self.degraded = {}
+        self.sightings = {}
 
 
 def new_state(spec: InstanceSpec, *, gen: int = 0) -> Instance:

@@ -167,6 +167,8 @@ def pinning_of(unit: Unit) -> str:
     """Return "proven" or "wrong" only from what the log or NVML said, never from the plan."""
     if unit.spec.pinning is Pinning.CPU and (unit.verdict is None or unit.verdict.proof.value != "wrong"):
         return "cpu"
+    if "astray" in unit.degraded:
+        return "wrong"
     return "planned" if unit.verdict is None else unit.verdict.proof.value
 
 

@@ -101,6 +101,9 @@ def instances(draw: st.DrawFn, number: int) -> InstanceSpec:
             cpu_fallback=draw(st.sampled_from(FaultPolicy)),
             wrong_gpu=draw(st.sampled_from(FaultPolicy)),
             spill=draw(st.sampled_from(FaultPolicy)),
+            gpu_lost=draw(st.sampled_from(FaultPolicy)),
+            slowed=draw(st.sampled_from(FaultPolicy)),
+            crowded=draw(st.sampled_from(FaultPolicy)),
         ),
         canary=CanarySpec(
             models=draw(st.sampled_from([(), ("qwen3:8b",), ("hf.co/a/b-GGUF:Q4_K_M", "x")])),
