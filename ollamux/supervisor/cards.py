@@ -68,6 +68,7 @@ class Cards:
             self._fault(unit, kind, policy, reason)
         elif seen == 0 and unit.degraded.pop(kind, None) is not None:
             unit.incidents.discard(kind)
+            unit.asked_incidents.discard(kind)
             self._core.note(unit, _OVER[kind])
 
     def _who_computes(self) -> dict[str, list[Use]]:

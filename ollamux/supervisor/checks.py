@@ -20,7 +20,7 @@ from ollamux.ollama.version import era_of
 from ollamux.ollama.waits import load_patience_s
 from ollamux.supervisor import family
 from ollamux.supervisor.core import Core
-from ollamux.supervisor.devices import Devices
+from ollamux.supervisor.devices import FALLEN, Devices
 from ollamux.supervisor.http import Answer, Request, probe_host
 from ollamux.supervisor.unit import Unit
 from ollamux.system import ports, procs
@@ -110,7 +110,7 @@ class Checks:
         self._devices.read_log(unit)
         if self._woke_up(unit):
             unit.health = rested(unit.health)
-            unit.incidents.discard("cpu_fallback")  # after a suspend a server often finds its GPU gone: a new incident
+            unit.incidents -= {"cpu_fallback", FALLEN}  # after a suspend a server often finds its GPU gone, as if anew
         elif what == "api":
             self._read_api(unit, answer)
         else:
@@ -187,7 +187,7 @@ class Checks:
             loading = self._loading(unit, models)
             self._tell_gone_runners(unit, models)
             unit.models = models
-            self._devices.judge_models(unit)
+            self._devices.judge_models(unit, on_cpu_by_wish=self._on_cpu_by_wish(unit))
             for listener in self.listeners:
                 listener(unit)
         if unit.state.phase in SERVING:
@@ -257,6 +257,12 @@ class Checks:
         if blob is not None:
             return next((pid for pid, path in unit.runners.items() if path.endswith(blob)), None)
         return next(iter(unit.runners)) if len(unit.runners) == 1 and len(unit.models) <= 1 else None
+
+    def _on_cpu_by_wish(self, unit: Unit) -> frozenset[str]:
+        """Return the models that are in host memory because whoever asked for them asked for that: num_gpu = 0."""
+        suspects = [model for model in unit.models if model.size_bytes > 0 and model.size_vram_bytes == 0]
+        runners = {model.name: self.runner_of(unit, model) for model in suspects}
+        return frozenset(name for name, pid in runners.items() if pid is not None and family.keeps_to_cpu(pid))
 
     def _blob_of(self, unit: Unit, model: LoadedModel) -> str | None:
         return self._blob_named(unit, model.name, model.digest)

@@ -6,6 +6,8 @@ restart cannot mend does not become a restart loop.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ollamux.domain import events as ev
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FaultPolicy, Pinning
@@ -20,6 +22,9 @@ from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic
 
+FALLEN = "fallen"
+"""A model that computes on the CPU though the server found its GPU; the policy is that of "cpu_fallback"."""
+_ON_CPU = ("cpu_fallback", FALLEN)
 READ_BYTES = 256 * 1024
 """At most so much of a log is read at a look: a server that floods it must not keep us busy."""
 _KEPT = (log.DeviceLine, log.DiscoveryEnded, log.DiscoveryFailed, log.Listening)
@@ -66,7 +71,7 @@ class Devices:
             return self._proven(unit, "wrong_gpu", unit.spec.on.wrong_gpu, verdict)
         if verdict.proof is Proof.PROVEN:
             unit.incidents -= {"cpu_fallback", "wrong_gpu"}
-            unit.asked_incidents.clear()
+            unit.asked_incidents -= {"cpu_fallback", "wrong_gpu"}
         return True
 
     def _proven(self, unit: Unit, kind: str, policy: FaultPolicy, verdict: Verdict) -> bool:
@@ -74,16 +79,25 @@ class Devices:
         self._core.note(unit, f"{verdict.reason}; the log says: {verdict.line}")
         return self._fault(unit, kind, policy, verdict.reason)
 
-    def judge_models(self, unit: Unit) -> None:
-        """Judge what is loaded: a model that is partly in host memory has spilled."""
+    def judge_models(self, unit: Unit, *, on_cpu_by_wish: Collection[str] = ()) -> None:
+        """Judge what is loaded: a model that is partly in host memory has spilled, one that is wholly there has fallen.
+
+        Not so where whoever asked for the model asked for that, too.
+        """
         if unit.spec.pinning is not Pinning.GPUS or "cpu_fallback" in unit.degraded:
             return
-        fallen = [model.name for model in unit.models if model.size_bytes > 0 and model.size_vram_bytes == 0]
+        models = [model for model in unit.models if model.name not in on_cpu_by_wish]
+        fallen = [model.name for model in models if model.size_bytes > 0 and model.size_vram_bytes == 0]
         if fallen:
             reason = f"{', '.join(fallen)} was loaded wholly into host memory: it computes on the CPU"
-            self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, reason)
+            self._fault(unit, FALLEN, unit.spec.on.cpu_fallback, reason)
             return
-        spills = {model.name: model for model in unit.models if spilled(model) > 0}
+        if unit.degraded.pop(FALLEN, None) is not None:
+            self._core.note(unit, "no model is wholly in host memory any more")
+        if any(model.size_vram_bytes > 0 for model in models):  # that it starts on its GPU does not prove as much
+            unit.incidents.discard(FALLEN)
+            unit.asked_incidents.discard(FALLEN)
+        spills = {model.name: model for model in models if spilled(model) > 0}
         whole = {f"spill:{model.name}" for model in unit.models} - {f"spill:{name}" for name in spills}
         unit.incidents -= whole
         if not spills:
@@ -100,9 +114,10 @@ class Devices:
     def judge_gpus(self, unit: Unit) -> None:
         """Judge the cards themselves, and mend now what could not be mended while their driver did not answer."""
         self._cards.judge(unit)
-        fallen = unit.degraded.get("cpu_fallback")
-        if fallen is not None and unit.state.phase is Phase.READY:
-            self._fault(unit, "cpu_fallback", unit.spec.on.cpu_fallback, fallen)
+        for kind in _ON_CPU:
+            reason = unit.degraded.get(kind)
+            if reason is not None and unit.state.phase is Phase.READY:
+                self._fault(unit, kind, unit.spec.on.cpu_fallback, reason)
 
     def _fault(
         self, unit: Unit, kind: str, policy: FaultPolicy, reason: str, *, incidents: set[str] | None = None
@@ -125,7 +140,7 @@ class Devices:
 
     def _may_help(self, unit: Unit, kind: str) -> bool:
         """Whether a restart now could mend it: not while the driver does not answer for the cards."""
-        if kind != "cpu_fallback" or not unit.gpus:
+        if kind not in _ON_CPU or not unit.gpus:
             return True
         inventory = self._gpus.inventory
         if self._gpus.trouble is not None or inventory is None or inventory.error is not None:

@@ -176,6 +176,12 @@ def effort(pid: int) -> Effort | None:
     return Effort(cpu_ticks=seen.cpu_ticks, read_bytes=procs.read_bytes(pid))
 
 
+def keeps_to_cpu(pid: int) -> bool:
+    """Whether a runner was told to put no layer on a GPU. From 0.30 on its arguments say so (llama_server.go)."""
+    words = procs.arguments(pid)
+    return "-ngl" in words[:-1] and words[words.index("-ngl") + 1] == "0"
+
+
 def runners(leader_pid: int) -> dict[int, str]:
     """Return the runner processes below a server: pid and the path of the weights each was started with."""
     found: dict[int, str] = {}

@@ -24,7 +24,7 @@ from ollamux.supervisor.waiters import Waiters
 from ollamux.system.clock import monotonic
 
 Reply = Callable[[dict[str, Any]], None]
-MENDABLE = frozenset({"cpu_fallback", "wrong_gpu", "astray"})
+MENDABLE = frozenset({"cpu_fallback", "fallen", "wrong_gpu", "astray"})
 """Device faults that a restart may mend. A spill or a lost card it does not, and cron must not cut streams for them."""
 
 

@@ -14,6 +14,7 @@ The answers:    STREAM_PIECES=count (of what /api/chat streams)
                 · KILL_RUNNER_ON_GENERATE · ASKED=path (one line for each question)
 The end:        IGNORE_TERM · TERM_GATE=path · EXIT_NOW=code (looked at all the time) · KILL_SESSION
 Its runners:    RUNNERS=count · RUNNER_SETSID · RUNNER_IGNORE_TERM · RUNNER_BUSY · ORPHAN (a daemon without a mark)
+                · RUNNER_WORDS (further arguments)
                 · RUNNER_AGAIN (one that was killed is replaced); on SIGUSR1 one begins to compute, on SIGUSR2 it stops
 Whatever the knobs say, a server that is started while another one, or a runner of it, is there leaves a file `overlap`.
 Its log:        FLOOD=bytes at the start · FLOOD_LINES=lines per answer · FLOOD_NOW=bytes, in lines, from now on
@@ -119,6 +120,7 @@ def make_key(seconds):
 
 def start_runner(number):
     words = [sys.executable, "-IS", os.path.abspath(__file__), "runner", "--model", f"/blobs/sha256-{number:064}"]
+    words += (knob("RUNNER_WORDS") or "").split()
     # Orders wait from its very first moment: one that came before it could take them would end it.
     return os.posix_spawn(sys.executable, words, os.environ, setsid=bool(knob("RUNNER_SETSID")), setsigmask=ORDERS)
 

@@ -1,0 +1,232 @@
+"""What the driver says of the cards of an instance, told within a few samples: the real binding, the real helper.
+
+The driver is the stand-in of tests/gpu; the servers are fakes that found the card they were pinned to.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_box import Box, wait_for
+from standin_rig import SCENES, Driver, built
+
+UUID = "GPU-8f3c2a90-51d7-4c3e-9b06-000000000000"
+OTHER = "GPU-8f3c2a91-51d7-4c3e-9b06-000000000001"
+TEXT = (SCENES / "two-cards.state").read_text()
+DEVICE = (
+    f'time=2026-01-01T00:00:00.000Z level=INFO source=types.go:42 msg="inference compute" id=0 filter_id={UUID} '
+    'library=CUDA compute=8.6 name=CUDA0 description="NVIDIA GeForce RTX 3090" libdirs=ollama,cuda_v13 driver=13.0 '
+    'pci_id=0000:17:00.0 type=discrete total="24.0 GiB" available="23.6 GiB"'
+)
+CPU = (
+    'time=2026-01-01T00:00:00.000Z level=INFO source=types.go:60 msg="inference compute" id=cpu library=cpu compute="" '
+    'name=cpu description=cpu libdirs=ollama driver="" pci_id="" type="" total="23.4 GiB" available="22.1 GiB"'
+)
+SAMPLES = {"ollamux.supervisor.gpus.SAMPLE_INTERVAL_S": 0.1}
+
+
+class Pinned:
+    """A box with one instance, `a`, on the first of the two cards of a driver that can be told what to say."""
+
+    def __init__(self, box: Box, driver: Driver) -> None:
+        self.box, self.driver = box, driver
+        box.env |= {name: driver.env[name] for name in ("LD_LIBRARY_PATH", "STANDIN_NVML")}
+        driver.says(TEXT)
+
+    def up(self, *, line: str = DEVICE, policies: dict[str, str] | None = None) -> dict[str, Any]:
+        self.box.config(instances={"a": {"gpus": [0], "on": policies or {}}})
+        self.box.set("a", "device-lines", line)
+        self.box.up(haste=SAMPLES)
+        return self.box.instance("a")
+
+    def says(self, *lines: str) -> None:
+        """Let the driver say these things in place of what it said of them."""
+        for line in lines:
+            scope, key, _ = line.split(" ", 2)
+            assert any(known.startswith(f"{scope} {key} ") for known in TEXT.splitlines()) or key in (
+                "processes",
+                "state",
+            )
+        self.driver.says("\n".join(lines) + "\n" + TEXT)
+
+    def degraded(self, words: str) -> dict[str, Any]:
+        def found() -> dict[str, Any] | None:
+            one = self.box.instance("a")
+            return one if one["health"] == "degraded" and words in one["reason"] else None
+
+        return wait_for(found, f"a is degraded: {words}")
+
+    def well(self) -> dict[str, Any]:
+        return wait_for(lambda: (one := self.box.instance("a")) and one["health"] == "ok" and one, "a is well")
+
+    def told(self, words: str) -> int:
+        return sum(words in reason for reason in self.box.reasons())
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("standin") / "new")
+
+
+@pytest.fixture
+def pinned(box: Box, library: Path) -> Pinned:
+    return Pinned(box, Driver(box.root, library))
+
+
+def test_what_the_real_binding_says_is_shown(pinned: Pinned) -> None:
+    found = pinned.up()
+
+    assert (found["pinning"], found["gpus"], found["health"]) == ("proven", [UUID], "ok")
+    status = pinned.box.status()
+    assert status["host"]["gpus_source"] == "nvml"
+    assert (status["gpus"][0]["temperature_c"], status["gpus"][0]["throttle_reasons"]) == (54, ["sw_power_cap"])
+
+
+def test_a_card_that_is_too_hot_is_told_with_its_figures_once_and_withdrawn(pinned: Pinned) -> None:
+    pid = pinned.up()["pid"]
+
+    pinned.says("0 throttle 0x40", "0 temperature 92", "0 clock.sm 900")
+    pinned.degraded("GPU 0 (NVIDIA GeForce RTX 3090): it is too hot at 92 °C and slows itself down (900 of 2100 MHz)")
+    pinned.says("0 throttle 0x40", "0 temperature 93", "0 clock.sm 840")
+    pinned.degraded("at 93 °C")
+    pinned.driver.says(TEXT)
+
+    assert pinned.well()["pid"] == pid
+    assert (pinned.told("too hot"), pinned.told("full speed again")) == (1, 1)
+
+
+def test_a_card_that_is_hot_for_a_moment_is_no_news(pinned: Pinned) -> None:
+    pinned.up()
+    for turn in range(8):
+        pinned.says("0 throttle 0x1" if turn % 2 else "0 throttle 0x40", f"0 temperature {60 + turn}")
+        wait_for(lambda turn=turn: pinned.box.status()["gpus"][0]["temperature_c"] == 60 + turn, "it is sampled")
+
+    assert pinned.told("too hot") == 0
+
+
+def test_a_stranger_on_the_card_is_told_by_name(pinned: Pinned) -> None:
+    pinned.up()
+    stranger = pinned.box.stranger("sleep", "1000")
+
+    pinned.says(f"0 processes {stranger.pid}:{6 << 30}")
+
+    found = pinned.degraded(
+        "6.0 of the 24.0 GiB of GPU 0 (NVIDIA GeForce RTX 3090) are held by what is not ours: sleep"
+    )
+    assert f"(pid {stranger.pid})" in found["reason"]
+    assert stranger.poll() is None
+    pinned.says(f"0 processes {stranger.pid}:{1 << 30}")
+    pinned.well()
+
+
+def test_a_process_that_cannot_be_seen_from_here_is_nobody(pinned: Pinned) -> None:
+    """As in a container, where the driver names processes by the numbers that they have outside."""
+    pinned.up()
+    gone = pinned.box.stranger("true")
+    gone.wait()
+
+    pinned.says(f"0 processes {gone.pid}:{20 << 30}", "0 temperature 71")
+
+    wait_for(lambda: pinned.box.status()["gpus"][0]["temperature_c"] == 71, "it is sampled")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 20, "and again")
+    assert pinned.box.instance("a")["health"] == "ok"
+
+
+def test_a_runner_on_another_card_is_on_the_wrong_one_and_restarted_once(pinned: Pinned) -> None:
+    pinned.box.set("a", "runners", 1)
+    first = pinned.up()
+    runner = wait_for(lambda: pinned.box.runners("a"), "its runner")[0]
+
+    pinned.says(f"1 processes {runner}:{5 << 30}")
+
+    pinned.box.wait_started("a", 2)
+    assert pinned.told("computes on GPU 1 (NVIDIA RTX A2000 12GB) with 5.0 GiB, which is not its own") >= 1
+    again = wait_for(lambda: pinned.box.runners("a"), "its next runner")[0]
+    pinned.says(f"1 processes {again}:{5 << 30}")
+    found = pinned.degraded("which is not its own")
+    assert (found["pinning"], len(pinned.box.starts("a"))) == ("wrong", 2)
+    assert found["pid"] != first["pid"]
+
+
+@pytest.mark.parametrize(("policy", "phase"), [("stop", "FAILED"), ("restart", "WAITING"), ("tell", "READY")])
+def test_a_lost_card_is_dealt_with_as_the_policy_says(pinned: Pinned, policy: str, phase: str) -> None:
+    pinned.up(policies={"gpu_lost": policy})
+
+    pinned.says("0 state lost")
+
+    found = pinned.box.wait_phase("a", phase) if policy != "tell" else pinned.degraded("is lost")
+    assert "fallen off the bus" in found["reason"]
+    pinned.driver.says(TEXT)
+    if policy == "restart":
+        pinned.box.wait_started("a", 2)
+    elif policy == "tell":
+        assert pinned.well()["generation"] == 1
+
+
+def loaded(*, vram: int) -> str:
+    model = {"name": "m", "model": "m", "size": 5, "size_vram": vram, "digest": "d", "context_length": 1}
+    return json.dumps({"models": [model | {"expires_at": "2099-01-01T00:00:00Z"}]})
+
+
+def test_a_model_that_a_client_wants_on_the_cpu_is_no_fault(pinned: Pinned) -> None:
+    pinned.box.set("a", "runners", 1)
+    pinned.box.set("a", "runner-words", "-ngl 0")
+    pinned.box.set("a", "ps", loaded(vram=0))
+    pid = pinned.up()["pid"]
+    wait_for(lambda: pinned.box.status()["models"], "it is seen")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 30)
+
+    assert (pinned.box.instance("a")["pid"], pinned.box.instance("a")["health"]) == (pid, "ok")
+
+
+def test_a_model_that_falls_to_the_cpu_again_and_again_is_one_incident_until_one_is_on_the_gpu(pinned: Pinned) -> None:
+    pinned.box.set("a", "ps", loaded(vram=0))
+    pinned.up()
+
+    pinned.box.wait_started("a", 2)
+    pinned.degraded("m was loaded wholly into host memory")
+    assert len(pinned.box.ask("restart", if_unhealthy=True)["outcomes"]) == 1, "cron may try it once"
+    pinned.degraded("m was loaded wholly into host memory")
+    assert pinned.box.ask("restart", if_unhealthy=True)["outcomes"] == [], "and no second time"
+    assert len(pinned.box.starts("a")) == 3
+    pinned.box.set("a", "ps", loaded(vram=5))
+    pinned.well()
+    pinned.box.set("a", "ps", loaded(vram=0))
+    pinned.box.wait_started("a", 4)
+
+
+def test_the_cpu_fallback_is_mended_once_the_driver_answers_and_not_before(pinned: Pinned) -> None:
+    """As after a resume, or at boot: a restart while the driver is silent falls to the CPU again."""
+    pinned.up()
+    pinned.says("0 temperature na", "system count unknown-error")
+    wait_for(lambda: pinned.box.status()["host"]["gpus_error"], "the driver is in trouble")
+    pinned.box.set("a", "ps", loaded(vram=0))
+    found = pinned.degraded("it computes on the CPU")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 30, "nothing is done about it")
+    assert pinned.box.instance("a")["pid"] == found["pid"]
+
+    pinned.driver.says(TEXT)
+
+    pinned.box.wait_started("a", 2)
+    pinned.degraded("it computes on the CPU")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 30, "a restart did not mend it, so there is no other")
+    assert len(pinned.box.starts("a")) == 2
+
+
+def test_a_start_on_the_cpu_is_told_with_the_line_that_proves_it(pinned: Pinned) -> None:
+    pinned.box.config(instances={"a": {"gpus": [0]}})
+    pinned.box.set("a", "device-lines", CPU)
+    pinned.box.up(ready=False, haste=SAMPLES)
+
+    found = pinned.degraded("CPU")
+
+    assert (found["pinning"], len(pinned.box.starts("a"))) == ("cpu", 2), "one restart, then it is told"
+    assert any("library=cpu" in reason for reason in pinned.box.reasons()), "the line itself is on record"
+    assert OTHER not in str(found)
