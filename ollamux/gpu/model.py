@@ -65,7 +65,8 @@ class Gpu:
 class Inventory:
     """All devices at one moment. `source` is "nvml", "sysfs", "simulated" or "none".
 
-    `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None.
+    `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None; `error_key` names
+    the kind and never changes: "missing", "not-loaded", "mismatch", "denied", "lost", "odd", "silent" or "unread".
     Cards are in nvidia-smi order; MIG slices follow their card.
     """
 
@@ -74,6 +75,7 @@ class Inventory:
     cuda: str | None = None
     gpus: tuple[Gpu, ...] = ()
     error: str | None = None
+    error_key: str | None = None
 
 
 NO_GPUS = Inventory()
