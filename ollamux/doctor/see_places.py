@@ -1,0 +1,94 @@
+"""The ports and the stores that instances want, and who stands in their way. Changes nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Mapping
+
+from ollamux.doctor.facts import Obstacle, Store
+from ollamux.doctor.see_ollama import in_packaged_unit
+from ollamux.domain.spec import FleetSpec
+from ollamux.ollama.store import store_path
+from ollamux.supervisor.family import mark_of
+from ollamux.system import ports
+from ollamux.system.places import home, state_dir
+
+
+def see_obstacles(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[Obstacle, ...]:
+    """Return which instances could not listen, and for whom; a server of our own on its port is none."""
+    state = state_dir(env, simulated=False)
+    found = []
+    for spec in fleet.instances:
+        error = ports.obstacle(spec.host, spec.port) if spec.enabled else None
+        if error is None:
+            continue
+        if error.errno == errno.EADDRNOTAVAIL:
+            found.append(Obstacle(instance=spec.name, host=spec.host, port=spec.port, address_missing=True))
+        elif error.errno == errno.EADDRINUSE:
+            holder = ports.holder(spec.host, spec.port)
+            pid = None if holder is None else holder.pid
+            if pid is None or not _is_ours(pid, state):
+                found.append(
+                    Obstacle(
+                        instance=spec.name,
+                        host=spec.host,
+                        port=spec.port,
+                        holder=None if holder is None else str(holder),
+                        pid=pid,
+                        packaged=pid is not None and in_packaged_unit(pid),
+                    )
+                )
+    return tuple(found)
+
+
+def _is_ours(pid: int, state: str) -> bool:
+    mark = mark_of(pid)
+    return mark is not None and mark.owner.rpartition(" ")[0] == state
+
+
+def see_stores(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[Store, ...]:
+    """Return every folder of models that an enabled instance uses."""
+    users: dict[str, list[str]] = {}
+    for spec in fleet.instances:
+        if spec.enabled:
+            users.setdefault(store_path(spec.store, home(env)), []).append(spec.name)
+    return tuple(_store(path, tuple(names)) for path, names in users.items())
+
+
+def _store(path: str, instances: tuple[str, ...]) -> Store:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        above, makeable = _makeable(path)
+        return Store(path=path, instances=instances, state="missing", makeable=makeable, obstacle=above)
+    except OSError as error:
+        return Store(path=path, instances=instances, state="closed", obstacle=error.strerror)
+    if not stat.S_ISDIR(found.st_mode):
+        return Store(path=path, instances=instances, state="not a folder")
+    places = [place for place in (path, f"{path}/blobs", f"{path}/manifests") if os.path.exists(place)]
+    closed = next((place for place in places if not os.access(place, os.R_OK | os.X_OK)), None)
+    if closed is not None:
+        return Store(path=path, instances=instances, state="closed", obstacle=closed)
+    room = os.statvfs(path)
+    return Store(
+        path=path,
+        instances=instances,
+        writable=all(os.access(place, os.W_OK | os.X_OK) for place in places),
+        open_to="everybody" if any(_open_to_all(place) for place in places) else None,
+        free_bytes=room.f_bavail * room.f_frsize,
+    )
+
+
+def _open_to_all(path: str) -> bool:
+    mode = os.stat(path).st_mode
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
+
+
+def _makeable(path: str) -> tuple[str, bool]:
+    """Return the nearest thing above that is there, and whether a folder could be made in it."""
+    above = path
+    while above not in ("", "/") and not os.path.lexists(above):
+        above = os.path.dirname(above)
+    return above, os.path.isdir(above) and os.access(above, os.W_OK | os.X_OK)
