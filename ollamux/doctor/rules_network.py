@@ -122,6 +122,6 @@ def _listens(service: Service) -> str | None:
     if told is None:
         return None
     told = told.strip(" \"'").rpartition("://")[2].partition("/")[0]
-    if told.startswith(":"):
+    if told[:1] == ":" and told[1:].isdigit():
         return "0.0.0.0"  # noqa: S104 - shown, not bound
     return told if told.count(":") > 1 and not told.startswith("[") else told.rpartition(":")[0] or told
