@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ollamux.doctor.findings import Finding, Report, Severity
 from ollamux.render.cells import Spans
 from ollamux.render.pen import Pen
@@ -13,6 +15,7 @@ _SIGNS = {
 }
 _INDENT = 10
 _WIDEST = 110
+_ENDLESS = 1 << 20
 
 
 def drawn(report: Report, pen: Pen) -> str:
@@ -33,9 +36,10 @@ def _finding(finding: Finding, pen: Pen) -> list[str]:
     lines = [label + title[0][_INDENT:], *title[1:]]
     for part in finding.evidence.splitlines():
         lines += pen.hanging(pen.text(part), indent=_INDENT, width=width) or [""]
-    command = pen.plain(finding.fix)
-    colour, off = ("\x1b[1;36m", "\x1b[0m") if pen.color else ("", "")
-    lines.append(" " * _INDENT + f"{colour}{command}{off}")
+    if finding.is_command:
+        lines.append(replace(pen, width=_ENDLESS).line(((" " * _INDENT, ""), *pen.text(finding.fix, "key"))))
+    else:
+        lines += pen.hanging(pen.text(finding.fix, "key"), indent=_INDENT, width=width, lead="→ ")
     lines.append(pen.line(((" " * _INDENT, ""), *pen.text(finding.id, "dim"))))
     return lines
 

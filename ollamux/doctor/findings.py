@@ -46,8 +46,8 @@ _SEVERITIES = tuple(Severity)
 class Finding:
     """One thing that is wrong. `title` says what, `evidence` how it is known and what it means.
 
-    `fix` is a command wherever one mends it, else a step in words; never None, for a finding without a way out only
-    worries people.
+    `fix` is a command to paste wherever one mends it or shows the way, else a step in words, and `is_command` False.
+    There is always one: a finding without a way out only worries people.
     """
 
     id: str
@@ -55,6 +55,7 @@ class Finding:
     title: str
     evidence: str
     fix: str
+    is_command: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a name that is not on the list, which the documentation is held to."""
@@ -111,6 +112,7 @@ def as_json(report: Report) -> dict[str, Any]:
                 "title": found.title,
                 "evidence": found.evidence,
                 "fix": found.fix,
+                "is_command": found.is_command,
             }
             for found in report.findings
         ],

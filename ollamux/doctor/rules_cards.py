@@ -31,6 +31,7 @@ def card_troubles(facts: Facts) -> Iterable[Finding]:
                 title=f"{_named(gpu)}: {_TITLES[trouble.key]}",
                 evidence=f"{trouble.words[:1].upper()}{trouble.words[1:]}.{_users(facts, gpu)}",
                 fix=trouble.fix or "sudo reboot",
+                is_command=trouble.fix is None or trouble.fix.startswith("sudo "),
             )
 
 
@@ -60,7 +61,9 @@ def card_missing(facts: Facts) -> Iterable[Finding]:
             severity=Severity.BROKEN,
             title=f"{spec.name} cannot have the card that it is configured for",
             evidence=f"{found.problem[:1].upper()}{found.problem[1:]}. {spec.name} waits for it.",
-            fix=f"nvidia-smi -L   # then name one of these in gpus of [instances.{spec.name}] in {facts.file}",
+            fix=f"name another card in gpus of [instances.{spec.name}] in {facts.file} (nvidia-smi -L lists them); "
+            "then: ollamux reload",
+            is_command=False,
         )
 
 
@@ -76,6 +79,7 @@ def card_shared(facts: Facts) -> Iterable[Finding]:
             title=f"{first} and {second} are on one card",
             evidence=f"{clash}. The second of them waits for as long as the first runs.",
             fix=f"set share_gpu = true in both, or another card in one, in {facts.file}; then: ollamux reload",
+            is_command=False,
         )
 
 
@@ -103,6 +107,7 @@ def card_unsupported(facts: Facts) -> Iterable[Finding]:
             evidence=f"Its compute capability is {gpu.compute_capability}, below {least}: {why}, and models run on the "
             f"CPU.{_users(facts, gpu)}",
             fix=f"set gpus = [] (the CPU) or another card in {facts.file}; then: ollamux reload",
+            is_command=False,
         )
 
 
@@ -117,7 +122,8 @@ def link_narrow(facts: Facts) -> Iterable[Finding]:
                 title=f"{_named(gpu)} has {width} of {most} PCIe lanes",
                 evidence=f"Over x{width} models load up to {most / width:.3g} times slower than over x{most}. A riser, "
                 "dirt on the contacts, or a slot that shares its lanes does this.",
-                fix="reseat the card or use another slot; to see the slot: " + _lspci(gpu),
+                fix="reseat the card, or use another slot; to see what slot and card can: " + _lspci(gpu),
+                is_command=False,
             )
 
 
@@ -133,7 +139,8 @@ def link_slow(facts: Facts) -> Iterable[Finding]:
             title=f"{_named(gpu)} is linked with PCIe {gen}.0 under load, and could have {most}.0",
             evidence=f"It is {gpu.utilization_percent} % busy, so this is no saving of power. A setting of the BIOS, a "
             "riser, or errors on the link do this; models load slower.",
-            fix="set the slot to Auto or Gen " + f"{most} in the BIOS; to see the link: " + _lspci(gpu),
+            fix=f"set the slot to Auto or Gen {most} in the BIOS; to see what slot and card can: {_lspci(gpu)}",
+            is_command=False,
         )
 
 
@@ -163,10 +170,9 @@ def card_strangers(facts: Facts) -> Iterable[Finding]:
             id="card-strangers",
             severity=Severity.WARNING,
             title=f"{_named(used[uuid])} is used by {'others' if len(here) > 1 else 'somebody else'} too",
-            evidence=f"{'; '.join(map(_said, here))}. Models find less memory than the card has.",
-            fix="sudo systemctl disable --now ollama"
-            if packaged
-            else f"ps -o pid,user,etime,args -p {pids}   # end it, or use another card",
+            evidence=f"{'; '.join(map(_said, here))}. Models find less memory than the card has. End "
+            f"{'them' if len(here) > 1 else 'it'}, or use another card.",
+            fix="sudo systemctl disable --now ollama" if packaged else f"ps -o pid,user,etime,args -p {pids}",
         )
 
 

@@ -54,7 +54,8 @@ def driver_absent(facts: Facts) -> Iterable[Finding]:
     severity = Severity.BROKEN if wanting else Severity.WARNING
     if inventory.error_key == "missing":
         title, fix = "NVIDIA's driver is not installed", install_command(facts)
-        yield Finding(id="driver-missing", severity=severity, title=title, evidence=evidence, fix=fix)
+        known = facts.host.system in _INSTALL
+        yield Finding(id="driver-missing", severity=severity, title=title, evidence=evidence, fix=fix, is_command=known)
     else:
         title, fix = "NVIDIA's driver is not loaded", "sudo modprobe nvidia && nvidia-smi -L"
         yield Finding(id="driver-not-loaded", severity=severity, title=title, evidence=evidence, fix=fix)
@@ -95,6 +96,7 @@ def driver_too_old(facts: Facts) -> Iterable[Finding]:
         title=f"The NVIDIA driver is too old for this ollama: it needs {needed} or newer",
         evidence=f"Driver {facts.inventory.driver} is loaded; {why}. Models fail to load, or run on the CPU.",
         fix=install_command(facts),
+        is_command=facts.host.system in _INSTALL,
     )
 
 

@@ -56,6 +56,7 @@ def config_idle(facts: Facts) -> Iterable[Finding]:
             title="Every instance is switched off",
             evidence=f"Each one in {facts.file} has enabled = false: there is nothing to run.",
             fix=f"take enabled = false out of an instance in {facts.file}; then: ollamux reload",
+            is_command=False,
         )
 
 
@@ -69,6 +70,7 @@ def api_key_set(facts: Facts) -> Iterable[Finding]:
                 title=f"{spec.name}: LLAMA_API_KEY makes every request fail",
                 evidence="The runner asks for the key, and ollama cannot give it: each request ends with 500.",
                 fix=f"take LLAMA_API_KEY out of env in {facts.file}; then: ollamux reload",
+                is_command=False,
             )
 
 
@@ -97,6 +99,7 @@ def kv_cache_attention(facts: Facts) -> Iterable[Finding]:
             + ("models fail to load." if fails else "it becomes f16, at twice the memory or more."),
             fix=f"{'set flash_attention = true' if not unable else 'take kv_cache_type out'} in {facts.file}; "
             "then: ollamux reload",
+            is_command=False,
         )
 
 
@@ -112,6 +115,7 @@ def flash_attention(facts: Facts) -> Iterable[Finding]:
                 evidence=f"Its compute capability is {unable[0].compute_capability}; ollama leaves it off there, and "
                 "flash_attention = true forces it. Models fail to load, or run slower.",
                 fix=f"take flash_attention out of {facts.file}; then: ollamux reload",
+                is_command=False,
             )
 
 
@@ -147,6 +151,7 @@ def _slow_models(
                 evidence=f"Its compute capability is {slow[0].compute_capability}; {kind.upper()} is {where}. "
                 "A q8_0 of the same model is about as good, half as large, and faster here.",
                 fix=f"name a q8_0 in the place of {model} in {facts.file}; then: ollamux reload",
+                is_command=False,
             )
 
 
@@ -162,6 +167,7 @@ def headroom_small(facts: Facts) -> Iterable[Finding]:
                 evidence="CUDA itself takes some hundred MiB of each card beside the model, and ollama keeps at least "
                 "457 MiB free. With less a long prompt ends in “out of memory”.",
                 fix=f'set headroom = "1GiB" in {facts.file}; then: ollamux reload',
+                is_command=False,
             )
 
 
@@ -176,6 +182,7 @@ def preload_crowded(facts: Facts) -> Iterable[Finding]:
                 title=f"{spec.name}: {count} models are to be kept loaded, {most} may be",
                 evidence="They push each other out, and each of them loads again and again.",
                 fix=f"set max_loaded_models = {count} in {facts.file}; then: ollamux reload",
+                is_command=False,
             )
 
 
@@ -191,6 +198,7 @@ def memory_plan(facts: Facts) -> Iterable[Finding]:
         evidence=f"cache_ram for each model that may be loaded comes to {format_size(planned)}, the machine has "
         f"{format_size(memory)}. The kernel then kills the largest process.",
         fix=f'set a smaller cache_ram, as "512MiB", in {facts.file}; then: ollamux reload',
+        is_command=False,
     )
 
 

@@ -33,6 +33,7 @@ def cgroup_memory(facts: Facts) -> Iterable[Finding]:
         f"caches come to {format_size(planned)}. The kernel then kills a server or its runner.",
         fix=f'raise the limit (MemoryMax= of the unit, --memory of the container), or set cache_ram = "512MiB" in '
         f"{facts.file}",
+        is_command=False,
     )
 
 
@@ -51,8 +52,9 @@ def oom_kills(facts: Facts) -> Iterable[Finding]:
         id="oom-kills",
         severity=severity,
         title=title,
-        evidence=f"{evidence} A server that is killed so leaves its runner behind; the kernel's log names it.",
-        fix="sudo journalctl -k -g 'Out of memory|oom-kill' | tail   # then a smaller cache_ram or context_length",
+        evidence=f"{evidence} A server that is killed so leaves its runner behind; the kernel's log names it. "
+        "A smaller cache_ram or context_length needs less.",
+        fix="sudo journalctl -k -g 'Out of memory|oom-kill' | tail",
     )
 
 

@@ -46,15 +46,15 @@ def port_taken(facts: Facts) -> Iterable[Finding]:
         if one.packaged:
             fix = OFF
         elif one.pid is not None:
-            fix = f"kill {one.pid}   # or give {one.instance} another port in {facts.file}"
+            fix = f"kill {one.pid}"
         else:
-            fix = f"sudo ss -ltnp 'sport = :{one.port}'   # or give {one.instance} another port in {facts.file}"
+            fix = f"sudo ss -ltnp 'sport = :{one.port}'"
         yield Finding(
             id="port-taken",
             severity=Severity.BROKEN,
             title=f"{one.instance}: port {one.port} is taken",
             evidence=f"On {address(one.host)}:{one.port} listens {holder}, which is not ours. {one.instance} waits "
-            "until it is free.",
+            f"until it is free. Or give it another port in {facts.file}.",
             fix=fix,
         )
 
@@ -68,7 +68,8 @@ def address_missing(facts: Facts) -> Iterable[Finding]:
                 severity=Severity.BROKEN,
                 title=f"{one.instance}: {one.host} is no address of this machine",
                 evidence="A server cannot listen on an address of another machine, or of a link that is down.",
-                fix=f"ip -brief address   # then set host of [instances.{one.instance}] in {facts.file}",
+                fix=f"set host of [instances.{one.instance}] in {facts.file} to one that this lists: ip -brief address",
+                is_command=False,
             )
 
 
@@ -82,7 +83,9 @@ def exposed_host(facts: Facts) -> Iterable[Finding]:
                 title=f"{spec.name}: whoever reaches this machine may use it",
                 evidence=f"host is {spec.host}, and ollama asks no password: others may run, load, pull and delete "
                 "models, and fill the disk.",
-                fix=f'set host = "127.0.0.1", or allow_lan = true if meant, in {facts.file}; then: ollamux reload',
+                fix=f'set host = "127.0.0.1", or allow_lan = true if it is meant, in {facts.file}; '
+                "then: ollamux reload",
+                is_command=False,
             )
 
 
@@ -98,6 +101,7 @@ def exposed_origins(facts: Facts) -> Iterable[Finding]:
                 evidence=f"OLLAMA_ORIGINS is {origins}: a page may run models, read the answers and delete models, "
                 "through the browser of somebody on this machine.",
                 fix=f"list the pages that may in OLLAMA_ORIGINS in {facts.file}; then: ollamux reload",
+                is_command=False,
             )
 
 

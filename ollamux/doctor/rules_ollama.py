@@ -23,6 +23,7 @@ def ollama_missing(facts: Facts) -> Iterable[Finding]:
                 title=f"{program.name} cannot be run",
                 evidence=f"{program.problem}. {_who(facts, program)} cannot start without it.",
                 fix=INSTALL if "/" not in program.name else f"set ollama to the path of its program in {facts.file}",
+                is_command="/" not in program.name,
             )
 
 
@@ -109,6 +110,7 @@ def ollama_several(facts: Facts) -> Iterable[Finding]:
         title=f"There are {len(facts.on_path)} different ollamas on PATH",
         evidence=f"In this order: {listed}. Under cron or systemd PATH is another one, and so may be the ollama.",
         fix=f'write ollama = "{newest.path}" below [defaults] in {facts.file}; then: ollamux reload',
+        is_command=False,
     )
 
 

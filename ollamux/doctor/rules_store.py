@@ -86,8 +86,9 @@ def store_prune(facts: Facts) -> Iterable[Finding]:
                 severity=Severity.WARNING,
                 title=f"Another ollama prunes the store {store.path}",
                 evidence=f"{', '.join(map(_said, rivals))} shares it with {', '.join(store.instances)} and runs "
-                "without OLLAMA_NOPRUNE: at its start it deletes what an instance is just pulling.",
-                fix=_NO_PRUNE if rivals[0].packaged else f"kill {rivals[0].pid}   # or start it with OLLAMA_NOPRUNE=1",
+                "without OLLAMA_NOPRUNE: at its start it deletes what an instance is just pulling. It may run if it "
+                "is started with OLLAMA_NOPRUNE=1.",
+                fix=_NO_PRUNE if rivals[0].packaged else f"kill {rivals[0].pid}",
             )
 
 

@@ -28,6 +28,7 @@ def driver(key: str) -> dict[str, object]:
     return {"gpus": (), "driver": None, "cuda": None, "error": "the driver says no", "error_key": key}
 
 
+COMMANDS = {"sudo", "kill", "ollamux", "curl", "chmod", "ls", "ps", "nvidia-smi", "findmnt", "du"}
 FIRES: list[tuple[str, Severity, Facts]] = [
     ("driver-mismatch", BROKEN, machine(inventory=driver("mismatch"))),
     ("driver-silent", BROKEN, machine(inventory=driver("silent"))),
@@ -259,6 +260,8 @@ def test_a_rule_fires(name: str, severity: Severity, facts: Facts) -> None:
     assert [finding.severity for finding in found] == [severity]
     assert all(one.title and one.evidence and one.fix for one in found)
     assert not any(one.title.endswith(".") for one in found)
+    assert not any("#" in one.fix or "\n" in one.fix for one in found)  # zsh does not know comments in what is pasted
+    assert all(one.is_command == (one.fix.split()[0] in COMMANDS) for one in found), found
 
 
 @pytest.mark.parametrize(("name", "facts"), QUIET, ids=[name for name, _ in QUIET])
