@@ -103,11 +103,12 @@ class Obstacle:
 class Store:
     """A folder of models. `state` is "folder", "missing", "closed" (may not be read) or "not a folder".
 
-    `makeable`: where it is missing, whether it can be made. `open_to` is who besides its owner may write there.
+    `real_path` is behind all links. `makeable`: where it is missing, whether it can be made. `open_to` is who beside its owner may write there.
     """
 
     path: str
     instances: tuple[str, ...]
+    real_path: str | None = None
     state: str = "folder"
     obstacle: str | None = None
     makeable: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterable
 
@@ -36,7 +35,8 @@ def store_unreadable(facts: Facts) -> Iterable[Finding]:
                 severity=Severity.BROKEN,
                 title=f"The store {store.path} is not a folder",
                 evidence=f"Something else is in its place. {_who(store)} would end at the start.",
-                fix=f"ls -l {shlex.quote(store.path)}   # then set store in {facts.file}",
+                fix=f"move {store.path} away, or set store in {facts.file} to a folder; then: ollamux reload",
+                is_command=False,
             )
 
 
@@ -78,8 +78,7 @@ def store_prune(facts: Facts) -> Iterable[Finding]:
     servers that started at once killed each other in 57 of 80 starts (seen on 0.24.0 and 0.32.15).
     """
     for store in facts.stores:
-        real = os.path.normpath(store.path)
-        rivals = [server for server in facts.servers if server.prunes and server.store in (store.path, real)]
+        rivals = [server for server in facts.servers if server.prunes and server.store == store.real_path]
         if rivals:
             yield Finding(
                 id="store-prune",

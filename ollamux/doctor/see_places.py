@@ -75,6 +75,7 @@ def _store(path: str, instances: tuple[str, ...]) -> Store:
     return Store(
         path=path,
         instances=instances,
+        real_path=os.path.realpath(path),
         writable=all(os.access(place, os.W_OK | os.X_OK) for place in places),
         open_to="everybody" if any(_open_to_all(place) for place in places) else None,
         free_bytes=room.f_bavail * room.f_frsize,

@@ -55,7 +55,7 @@ HOST = Host(
     idle_action=None,
     may_sleep=False,
 )
-STORE = Store(path="/srv/models", instances=("gpu0",), free_bytes=200 * GIB)
+STORE = Store(path="/srv/models", real_path="/srv/models", instances=("gpu0",), free_bytes=200 * GIB)
 SERVICE = Service(active=False, enabled=False)
 INVENTORY = Inventory(source="nvml", driver="580.95.05", cuda="13.0")
 VIEW = InstanceView(
