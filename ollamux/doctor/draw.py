@@ -24,7 +24,7 @@ def drawn(report: Report, pen: Pen) -> str:
     for finding in report.findings:
         lines += [*_finding(finding, pen), ""]
     lines += [line for one in report.unknown for line in _aside(f"{one.what}: {one.why}", pen)]
-    return "\n".join([*lines, pen.line(_summary(report, pen))]) + "\n"
+    return "\n".join([*lines, *pen.hanging(_summary(report, pen), indent=0, width=pen.width)]) + "\n"
 
 
 def _finding(finding: Finding, pen: Pen) -> list[str]:

@@ -103,7 +103,8 @@ class Obstacle:
 class Store:
     """A folder of models. `state` is "folder", "missing", "closed" (may not be read) or "not a folder".
 
-    `real_path` is behind all links. `makeable`: where it is missing, whether it can be made. `open_to` is who beside its owner may write there.
+    `real_path` is behind all links. `makeable`: where it is missing, whether it can be made. `open_to` is who besides
+    its owner may write there.
     """
 
     path: str

@@ -78,7 +78,8 @@ def store_prune(facts: Facts) -> Iterable[Finding]:
     servers that started at once killed each other in 57 of 80 starts (seen on 0.24.0 and 0.32.15).
     """
     for store in facts.stores:
-        rivals = [server for server in facts.servers if server.prunes and server.store == store.real_path]
+        sharing = (server for server in facts.servers if server.store is not None and server.store == store.real_path)
+        rivals = [server for server in sharing if server.prunes]
         if rivals:
             yield Finding(
                 id="store-prune",

@@ -203,7 +203,7 @@ QUIET: list[tuple[str, Facts]] = [
     ("store-full", machine(store={"free_bytes": None})),
     ("store-full", machine(store={"free_bytes": 0, "writable": False})),
     ("store-prune", machine(servers=(replace(RIVAL, prunes=False),))),
-    ("store-prune", machine(servers=(replace(RIVAL, store=None),), store={"real_path": "/x"})),
+    ("store-prune", machine(servers=(replace(RIVAL, store=None),), store={"real_path": None})),
     ("store-prune", machine(servers=(replace(RIVAL, store="/home/eve/models"),))),
     ("kv-cache-attention", machine(spec={"kv_cache_type": "q8_0", "flash_attention": True})),
     ("kv-cache-attention", machine(spec={"kv_cache_type": "q8_0"})),
