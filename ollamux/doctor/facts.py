@@ -68,10 +68,12 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outdated:
-    """A server of ours whose program was replaced on disk since it was started."""
+    """A server of ours whose program on disk is another by now. `on_disk` is its version, None where it is gone."""
 
     instance: str
-    pid: int
+    program: str
+    running: str | None = None
+    on_disk: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

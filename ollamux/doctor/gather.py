@@ -40,7 +40,7 @@ def gather(env: Mapping[str, str], *, config: str | None, simulated: bool, root:
     asked = looks.begin("the supervisor", lambda: _ask_supervisor(env, simulated=simulated), patience_s=2 * _PATIENCE_S)
     cards = looks.begin("the GPUs", lambda: see_inventory(env, simulated=simulated), patience_s=DRIVER_S + 2)
     status, silence = asked.answer() or (None, None)
-    file = _simulated_file(status) if simulated else config
+    file = config or _file_of(status)
     found = looks.begin("the configuration", lambda: _config(file, env, simulated=simulated), patience_s=_PATIENCE_S)
     facts = Facts(simulated=simulated, config=found.answer(), status=status, silence=silence)
     if simulated:
@@ -60,7 +60,7 @@ def _whole(facts: Facts, cards: Look[Inventory], looks: Looks, env: Mapping[str,
     programs = {name: begin(f"the program {name}", partial(see_program, name, env)) for name in (*wanted, *paths)}
     unit = begin("ollama.service", see_service)
     outdated = begin("our own servers", lambda: see_outdated(facts.status))
-    obstacles = begin("the ports", lambda: see_obstacles(fleet, env))
+    obstacles = begin("the ports", lambda: see_obstacles(fleet))
     stores = begin("the store", lambda: see_stores(fleet, env))
     service = unit.answer()
     servers = begin("other servers", lambda: see_servers(service))
@@ -113,7 +113,8 @@ def _config(explicit: str | None, env: Mapping[str, str], *, simulated: bool) ->
         return Config(path=path or explicit, problem=error_text(error).rstrip("\n"))
 
 
-def _simulated_file(status: Status | None) -> str | None:
+def _file_of(status: Status | None) -> str | None:
+    """Return the file that is in force, which need not be the one that would be found now."""
     supervisor = None if status is None else status.supervisor
     return None if supervisor is None else supervisor.config
 

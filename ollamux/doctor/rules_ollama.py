@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ollamux.doctor.facts import Facts, Program
+from ollamux.doctor.facts import Facts, Outdated, Program
 from ollamux.doctor.findings import Finding, Severity
 from ollamux.doctor.rules_driver import wants_nvidia
 from ollamux.ollama.version import FIRST_LLAMA_SERVER, FIRST_SUPPORTED
@@ -77,23 +77,23 @@ def server_outdated(facts: Facts) -> Iterable[Finding]:
 
     An installer replaces the runners too, and an old server then starts new ones, or none (scripts/install.sh).
     """
-    old = {one.instance: "its program was replaced" for one in facts.outdated}
-    for spec in facts.enabled:
-        view, program = facts.view_of(spec.name), facts.program_of(spec)
-        if view is None or program is None or view.pid is None:
-            continue
-        running, on_disk = view.ollama_version, program.version_text
-        if running is not None and on_disk is not None and running != on_disk:
-            old[spec.name] = f"it runs {running}, {program.path} is {on_disk}"
+    old = facts.outdated
     if old:
+        names = ", ".join(one.instance for one in old)
         yield Finding(
             id="server-outdated",
             severity=Severity.WARNING,
-            title=f"{', '.join(old)}: the server is older than its program on disk",
-            evidence="; ".join(f"{name}: {why}" for name, why in old.items())
-            + ". An old server starts the runners of the new version, and loads may fail.",
+            title=f"{names}: the server is older than its program on disk",
+            evidence=f"{'; '.join(map(_age, old))}. An old server starts the runners of the new version, and loads may "
+            "fail.",
             fix=_RESTART,
         )
+
+
+def _age(one: Outdated) -> str:
+    if one.on_disk is None:
+        return f"{one.program}, which {one.instance} runs, was replaced"
+    return f"{one.instance} runs {one.running}, {one.program} is {one.on_disk}"
 
 
 def ollama_several(facts: Facts) -> Iterable[Finding]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ollamux.doctor.facts import Stranger
-from ollamux.doctor.see_ollama import in_packaged_unit
+from ollamux.doctor.see_ollama import in_packaged_unit, is_ours, user_of
 from ollamux.domain.snapshot import GpuView, Status
 from ollamux.domain.spec import FleetSpec
 from ollamux.gpu.allocation import allowed
 from ollamux.gpu.client import read_once
 from ollamux.gpu.model import Inventory
 from ollamux.gpu.resolve import resolve
-from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.view import gpu_view
 from ollamux.system import procs
 from ollamux.system.places import state_dir
@@ -47,23 +45,16 @@ def strangers(inventory: Inventory, status: Status | None) -> tuple[Stranger, ..
             pid=process.pid,
             gpu=gpu.uuid,
             name=process.name or _name(process.pid),
-            user=_user(process.pid),
+            user=user_of(process.pid),
             memory_bytes=process.memory_bytes,
             packaged=in_packaged_unit(process.pid),
         )
         for gpu in inventory.gpus
         for process in gpu.processes
-        if process.pid not in ours and mark_of(process.pid) is None
+        if process.pid not in ours and not is_ours(process.pid)
     )
 
 
 def _name(pid: int) -> str | None:
     found = procs.stat(pid)
     return None if found is None else found.comm
-
-
-def _user(pid: int) -> str | None:
-    try:
-        return procs.user_name(os.stat(f"/proc/{pid}").st_uid)
-    except OSError:
-        return None

@@ -18,7 +18,8 @@ from ollamux.system import procs, systemctl
 from ollamux.system.files import replaceable_by
 
 PATIENCE_S = 5.0
-UNIT = "ollama.service"
+_GONE = " (deleted)"
+UNIT, _OUR_UNIT = "ollama.service", "ollamux.service"
 _FALSE = frozenset(("", "0", "f", "F", "false", "FALSE", "False"))
 
 
@@ -91,9 +92,7 @@ def see_service() -> Service | None:
 
 def see_servers(service: Service | None) -> tuple[Server, ...]:
     """Return every `ollama serve` that no ollamux has started."""
-    return tuple(
-        _server(pid, service) for pid in procs.pids() if _serves(procs.arguments(pid)) and mark_of(pid) is None
-    )
+    return tuple(_server(pid, service) for pid in procs.pids() if _serves(procs.arguments(pid)) and not is_ours(pid))
 
 
 def _serves(words: list[str]) -> bool:
@@ -120,6 +119,14 @@ def _server(pid: int, service: Service | None) -> Server:
     )
 
 
+def user_of(pid: int) -> str | None:
+    """Return the name of whose a process is, None where it is gone."""
+    try:
+        return procs.user_name(os.stat(f"/proc/{pid}").st_uid)
+    except OSError:
+        return None
+
+
 def _owner(pid: int) -> tuple[str, str | None]:
     try:
         uid = os.stat(f"/proc/{pid}").st_uid
@@ -129,22 +136,51 @@ def _owner(pid: int) -> tuple[str, str | None]:
 
 
 def in_packaged_unit(pid: int) -> bool:
-    """Whether a process belongs to the packaged service, by its control group."""
+    """Whether a process belongs to the packaged service, by its control group, which everybody may read."""
+    return _in_unit(pid, UNIT)
+
+
+def is_ours(pid: int) -> bool:
+    """Whether some ollamux has started a process: by its mark, or of another user by the unit of our own service."""
+    return mark_of(pid) is not None or _in_unit(pid, _OUR_UNIT)
+
+
+def _in_unit(pid: int, unit: str) -> bool:
     try:
         with open(f"/proc/{pid}/cgroup", "rb") as file:
-            return f"/{UNIT}".encode() in file.read(4096)
+            return any(f"/{unit}".encode() in line for line in file.read(4096).splitlines())
     except OSError:
         return False
 
 
 def see_outdated(status: Status | None) -> tuple[Outdated, ...]:
-    """Return the servers of ours whose program is not on disk any more as they run it."""
+    """Return the servers of ours whose program is not on disk any more as they run it.
+
+    Asked is the very program that runs: which one a name stands for hangs on the PATH of the supervisor.
+    """
+    versions: dict[str, str | None] = {}
     found = []
     for view in () if status is None else status.instances:
-        try:
-            program = os.readlink(f"/proc/{view.pid}/exe") if view.pid is not None else ""
-        except OSError:
+        program = None if view.pid is None else _program(view.pid)
+        if program is None:
             continue
-        if program.endswith(" (deleted)") and view.pid is not None:
-            found.append(Outdated(instance=view.name, pid=view.pid))
+        gone = program.endswith(_GONE)
+        if not gone and program not in versions:
+            versions[program] = version_text(program, PATIENCE_S)
+        running, on_disk = view.ollama_version, versions.get(program)
+        if gone or (running is not None and on_disk is not None and running != on_disk):
+            path = program.removesuffix(_GONE)
+            found.append(Outdated(instance=view.name, program=path, running=running, on_disk=on_disk))
     return tuple(found)
+
+
+def _program(pid: int) -> str | None:
+    """Return the file that a server runs, also where it is a script."""
+    try:
+        program = os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+    if os.path.basename(program).startswith("ollama"):
+        return program
+    words = procs.arguments(pid)[:3]
+    return next((word for word in words if word.startswith("/") and os.path.basename(word) == "ollama"), None)

@@ -8,17 +8,16 @@ import stat
 from collections.abc import Mapping
 
 from ollamux.doctor.facts import Obstacle, Store
-from ollamux.doctor.see_ollama import in_packaged_unit
+from ollamux.doctor.see_ollama import in_packaged_unit, is_ours, user_of
 from ollamux.domain.spec import FleetSpec
 from ollamux.ollama.store import store_path
 from ollamux.supervisor.family import mark_of
-from ollamux.system import ports
-from ollamux.system.places import home, state_dir
+from ollamux.system import ports, procs
+from ollamux.system.places import home
 
 
-def see_obstacles(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[Obstacle, ...]:
+def see_obstacles(fleet: FleetSpec) -> tuple[Obstacle, ...]:
     """Return which instances could not listen, and for whom; a server of our own on its port is none."""
-    state = state_dir(env, simulated=False)
     found = []
     for spec in fleet.instances:
         error = ports.obstacle(spec.host, spec.port) if spec.enabled else None
@@ -28,24 +27,32 @@ def see_obstacles(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[Obstacle, .
             found.append(Obstacle(instance=spec.name, host=spec.host, port=spec.port, address_missing=True))
         elif error.errno == errno.EADDRINUSE:
             holder = ports.holder(spec.host, spec.port)
-            pid = None if holder is None else holder.pid
-            if pid is None or not _is_ours(pid, state):
+            pids = _suspects(holder)
+            if not any(_is_this(pid, spec.name) for pid in pids):
                 found.append(
                     Obstacle(
                         instance=spec.name,
                         host=spec.host,
                         port=spec.port,
                         holder=None if holder is None else str(holder),
-                        pid=pid,
-                        packaged=pid is not None and in_packaged_unit(pid),
+                        pid=None if holder is None else holder.pid,
+                        packaged=any(map(in_packaged_unit, pids)),
                     )
                 )
     return tuple(found)
 
 
-def _is_ours(pid: int, state: str) -> bool:
+def _suspects(holder: ports.Holder | None) -> list[int]:
+    """Return who may hold a port: of another user the kernel tells no more than the user."""
+    if holder is None:
+        return []
+    return [holder.pid] if holder.pid is not None else [pid for pid in procs.pids() if user_of(pid) == holder.user]
+
+
+def _is_this(pid: int, instance: str) -> bool:
+    """Whether a process is this very instance, of whichever supervisor: as root the state of the service is another."""
     mark = mark_of(pid)
-    return mark is not None and mark.owner.rpartition(" ")[0] == state
+    return is_ours(pid) if mark is None else mark.instance == instance
 
 
 def see_stores(fleet: FleetSpec, env: Mapping[str, str]) -> tuple[Store, ...]:

@@ -106,6 +106,14 @@ class Box:
             text += f'[instances.{name}]\ngpus = ["{uuid}"]\nport = {port}\n{host}{more}\n'
         (self.place.work / "ollamux.toml").write_text(text)
 
+    def serve(self, *names: str, path: str | None = None, **keys: str) -> Path:
+        """Start a supervisor of servers that answer; return the program that they run."""
+        (self.programs / "ollama").unlink()
+        program = Path(self.place.fake_ollama())
+        config = self.place.config(*names, **({} if path is None else {"name": path}), **keys)
+        self.place.ok("up", "-d", "-q", "--config", str(config))
+        return program
+
     def run(self, *words: str, columns: int = 100, **options: Any) -> Result:
         """Run the command on this machine."""
         env = {"COLUMNS": str(columns), **options.pop("env", {})}

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from cli_rig import COMMAND, FAKE_OLLAMA, until
 from doctor_rig import HOST, NEWEST, OLDER, UUIDS, Box
+from doctor_values import status
+
+from ollamux.doctor.facts import Outdated
+from ollamux.doctor.see_ollama import see_outdated
 
 DEGRADED = 6
 OFF = "sudo systemctl disable --now ollama"
@@ -154,6 +158,28 @@ def test_a_port_that_somebody_holds(box: Box) -> None:
     assert found["port-taken"]["title"].startswith("gpu1: ")
 
 
+def test_a_server_of_a_supervisor_that_we_cannot_ask_is_no_stranger(box: Box) -> None:
+    """As root the state of a service of another user is another: its server must not be told to be killed."""
+    box.serve("a")
+    elsewhere = {"OLLAMUX_STATE_DIR": str(box.root / "other"), "OLLAMUX_RUNTIME_DIR": str(box.root / "other/run")}
+    pid = box.place.status()["instances"][0]["pid"]
+    box.changed(extra=f"0 processes {pid}:8500000000\n")
+    box.place.env |= elsewhere
+    try:
+        assert box.found() == {}
+    finally:
+        for name in elsewhere:
+            box.place.env[name] = str(box.place.state if "STATE" in name else box.place.run_dir)
+
+
+def test_what_runs_is_judged_and_not_the_file_that_lies_here(box: Box) -> None:
+    box.serve("a", path="other.toml", a='env = { OLLAMA_ORIGINS = "*" }')
+
+    found = box.found()
+
+    assert list(found) == ["exposed-origins"] and "other.toml" in found["exposed-origins"]["fix"]
+
+
 def test_an_address_of_another_machine(box: Box) -> None:
     box.config(gpu0='host = "192.0.2.45"\nallow_lan = true')
 
@@ -196,24 +222,19 @@ def test_what_lies_beside_a_wrapper_is_not_judged(box: Box) -> None:
 
 
 def test_a_server_older_than_its_program(box: Box) -> None:
-    (box.programs / "ollama").unlink()
-    program = Path(box.place.fake_ollama())
-    box.place.config("a")
-    box.place.ok("up", "-d", "-q")
+    program = box.serve("a")
     assert box.found() == {}
     program.write_text(program.read_text().replace("version is 0.24.0", f"version is {NEWEST}"))
 
     found = box.found()
 
     assert list(found) == ["server-outdated"]
-    assert f"it runs 0.24.0, {program} is {NEWEST}" in found["server-outdated"]["evidence"]
+    assert f"a runs 0.24.0, {program} is {NEWEST}" in found["server-outdated"]["evidence"]
     assert found["server-outdated"]["fix"] == "ollamux restart --all --rolling"
 
 
 def test_a_supervisor_that_is_stopped(box: Box) -> None:
-    box.place.fake_ollama()
-    box.place.config("a")
-    box.place.ok("up", "-d", "-q", env={"PATH": f"{box.root}/bin:/usr/bin:/bin"})
+    box.serve("a")
     pid = box.place.status()["supervisor"]["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -366,3 +387,17 @@ def test_a_simulation_is_judged_by_what_it_simulates(box: Box) -> None:
 def test_words_that_do_not_fit(box: Box) -> None:
     assert box.run("-o", "xml").code == 2
     assert box.run("--config", "/nowhere.toml").code == 5
+
+
+def test_a_server_whose_program_was_replaced(tmp_path: Path) -> None:
+    program = tmp_path / "ollama"
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    with process(str(program), "60") as server:
+        until(lambda: os.readlink(f"/proc/{server.pid}/exe") == str(program), "the program runs")
+        seen = status(pid=server.pid)
+        assert see_outdated(seen) == ()
+        program.unlink()
+
+        found = see_outdated(seen)
+
+    assert found == (Outdated(instance="gpu0", program=str(program), running="0.32.15", on_disk=None),)

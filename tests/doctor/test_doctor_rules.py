@@ -21,6 +21,7 @@ NO_CARD: dict[str, object] = {"gpus": ()}
 STRANGER = Stranger(pid=77, gpu="GPU-8f3c2a90", name="python", user="eve", memory_bytes=9 * GIB)
 TAKEN = Obstacle(instance="gpu0", host="127.0.0.1", port=11435, holder="pid 77 (nginx, user eve)", pid=77)
 RIVAL = Server(pid=88, user="eve", packaged=False, store="/srv/models", prunes=True)
+OLD = Outdated(instance="gpu0", program="/usr/bin/ollama", running="0.24.0", on_disk="0.32.15")
 MISSING = GpuRef(kind=GpuRefKind.INDEX, value="7")
 
 
@@ -55,8 +56,8 @@ FIRES: list[tuple[str, Severity, Facts]] = [
     ("runner-missing", BROKEN, machine(program={"libraries": replace(LIBRARIES, has_runner=False)})),
     ("cuda-libraries-missing", BROKEN, machine(program={"libraries": replace(LIBRARIES, cuda=())})),
     ("ollama-unsupported", WARNING, machine(program={"version_text": "0.12.3", "version": (0, 12, 3)})),
-    ("server-outdated", WARNING, machine(status=status(ollama_version="0.24.0"))),
-    ("server-outdated", WARNING, machine(outdated=(Outdated(instance="gpu0", pid=4300),))),
+    ("server-outdated", WARNING, machine(outdated=(OLD,))),
+    ("server-outdated", WARNING, machine(outdated=(replace(OLD, on_disk=None),))),
     ("ollama-several", WARNING, machine(on_path=(PROGRAM, OTHER))),
     ("ollama-replaceable", WARNING, machine(program={"replaceable": ("/opt", "everybody")})),
     ("config-invalid", BROKEN, machine(config=Config(path="/c.toml", problem="c.toml:3: no such key"))),
@@ -166,9 +167,6 @@ QUIET: list[tuple[str, Facts]] = [
         machine(program={"libraries": replace(LIBRARIES, cuda=())}, spec={"pinning": Pinning.CPU, "gpus": ()}),
     ),
     ("ollama-unsupported", machine(program={"version_text": "0.0.0", "version": None})),
-    ("server-outdated", machine(status=status(ollama_version=None))),
-    ("server-outdated", machine(program={"version_text": None, "version": None})),
-    ("server-outdated", machine(status=status(ollama_version="0.24.0", pid=None))),
     ("ollama-several", machine(on_path=(PROGRAM, replace(OTHER, version_text="0.32.15")))),
     ("ollama-several", machine(on_path=(PROGRAM, replace(OTHER, version_text=None)))),
     ("ollama-several", machine(on_path=(PROGRAM, OTHER), spec={"ollama": "/usr/bin/ollama"})),
