@@ -108,8 +108,9 @@ def _need(facts: Facts, spec: InstanceSpec) -> tuple[int, str] | None:
 def _needed(program: Program, gpus: tuple[GpuView, ...]) -> tuple[int, str] | None:
     """Return the oldest driver that will do, and why; None where it cannot be told."""
     cards = [gpu for gpu in gpus if gpu.vendor == "nvidia"]
-    if not cards:
-        return None
+    brought = () if program.libraries is None else program.libraries.cuda
+    if not cards or any(name.startswith("cuda_jetpack") for name in brought):
+        return None  # a Jetson has a driver of its own, with a count of its own
     found: list[tuple[int, str]] = []
     if program.version is not None and program.version >= FIRST_LLAMA_SERVER:
         old = [card for card in cards if (at := capability(card)) is not None and at <= _OLD_CARD]

@@ -154,6 +154,10 @@ QUIET: list[tuple[str, Facts]] = [
     ("driver-too-old", machine(inventory={"driver": "570.26"}, card=PASCAL)),
     ("driver-too-old", machine(inventory={"driver": "525.60.13"}, program=OLD_ERA)),
     ("driver-too-old", machine(inventory={"driver": None})),
+    (
+        "driver-too-old",
+        machine(inventory={"driver": "540.4.0"}, program={"libraries": replace(LIBRARIES, cuda=("cuda_jetpack6",))}),
+    ),
     ("driver-too-old", machine(inventory={"driver": "470.1"}, program={"version": None, "libraries": None})),
     ("driver-too-old", machine(inventory={"driver": "470.1", **NO_CARD})),
     ("driver-too-old", machine(inventory={"driver": "470.1"}, card={"vendor": "amd"})),
