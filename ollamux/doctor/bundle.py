@@ -32,7 +32,9 @@ _FOLDER = "ollamux-doctor"
 def write_bundle(name: str, report: Report, facts: Facts, env: Mapping[str, str]) -> Path:
     """Write the file, readable by its owner alone, and return its path. Raises OllamuxError."""
     path = Path(os.path.abspath(name))
-    scrub = Scrubber(secrets=_known_secrets(facts, env), home=home(env))
+    # On some systems /home is a link, and what the kernel tells of a path is behind it.
+    homes = (home(env), os.path.realpath(home(env)), home({}))
+    scrub = Scrubber(secrets=_known_secrets(facts, env), homes=homes)
     data = _packed({file: scrub.text(text) for file, text in _contents(report, facts, env)})
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ollamux.domain.secrets import MASK, is_secret, mask
 
@@ -33,7 +33,7 @@ _COUNT = re.compile(r"(?i)(?:[\w.\-]*tokens[\w.\-]*|[\w.\-]*key_(?:length|value)
 class Scrubber:
     """Takes out what is known to be secret, what looks like it, and where the home folder is."""
 
-    def __init__(self, *, secrets: Mapping[str, str], home: str) -> None:
+    def __init__(self, *, secrets: Mapping[str, str], homes: Iterable[str]) -> None:
         hidden: set[str] = set()
         for name, value in secrets.items():
             name = name.partition(" ")[0]
@@ -43,7 +43,7 @@ class Scrubber:
                 hidden |= _hidden_parts(value)
         telling = {text for text in hidden if len(text) >= _SHORTEST and text.lower() not in _WORDS}
         self._literals = sorted(telling, key=len, reverse=True)
-        self._home = home if len(home) > 1 else None
+        self._homes = sorted({home for home in homes if len(home) > 1}, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Return text with all of it taken out."""
@@ -54,8 +54,8 @@ class Scrubber:
         text = _without_values(text)
         text = _SCHEME.sub(rf"\1 {MASK}", text)
         text = _WELL_KNOWN.sub(MASK, text)
-        if self._home is not None:
-            text = re.sub(rf"{re.escape(self._home)}(?=/|\b)", "~", text)
+        for home in self._homes:
+            text = re.sub(rf"{re.escape(home)}(?![\w\-])", "~", text)
         return text
 
 

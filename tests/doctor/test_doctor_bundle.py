@@ -170,6 +170,7 @@ def test_a_broken_machine_still_gives_its_file_and_its_code(box: Box) -> None:
         ("GET /x?sig_token=abc&n=1", "GET /x?sig_token=***&n=1"),
         ("X_TOKEN: null, n_tokens=17, token=1717", "X_TOKEN: null, n_tokens=17, token=***"),
         ("/home/me/.ollama /home/member /home/me", "~/.ollama /home/member ~"),
+        ('"/var/home/me/x" HOME=/home/me: -I/home/me.', '"~/x" HOME=~: -I~.'),
         ('cut off: api_key="abc', 'cut off: api_key="***'),
         ("DB_PASS=x1 PIN_KEY=1234", "DB_PASS=*** PIN_KEY=***"),
         ('env="map[A_TOKEN:abc B:c]" d=e', 'env="map[A_TOKEN:*** B:c]" d=e'),
@@ -178,19 +179,20 @@ def test_a_broken_machine_still_gives_its_file_and_its_code(box: Box) -> None:
     ],
 )
 def test_what_is_taken_out_of_text(text: str, shown: str) -> None:
-    assert Scrubber(secrets={}, home="/home/me").text(text) == shown
+    assert Scrubber(secrets={}, homes=["/home/me", "/var/home/me"]).text(text) == shown
 
 
 @pytest.mark.parametrize(
     "word", ["a-", "key-", "key=", "://", "x:y@", 'key:"', "-----BEGIN PRIVATE KEY-----", " ", "k"]
 )
 def test_a_line_that_never_ends_is_read_in_no_time(word: str) -> None:
-    assert Scrubber(secrets={}, home="/home/me").text(word * (1_000_000 // len(word)))
+    assert Scrubber(secrets={}, homes=["/home/me", "/var/home/me"]).text(word * (1_000_000 // len(word)))
 
 
 def test_what_is_known_to_be_secret_is_taken_out_wherever_it_stands() -> None:
     scrub = Scrubber(
-        secrets={"DB_PASS": "s3cr3t!", "A_KEY": "no", "B_AUTH": "false", "HTTP_PROXY": "http://u:p4ssw0rd@h"}, home="/"
+        secrets={"DB_PASS": "s3cr3t!", "A_KEY": "no", "B_AUTH": "false", "HTTP_PROXY": "http://u:p4ssw0rd@h"},
+        homes=["/"],
     )
 
     assert scrub.text("it is s3cr3t! and p4ssw0rd, or no, false") == "it is *** and ***, or no, false"

@@ -385,6 +385,20 @@ def test_a_simulation_is_judged_by_what_it_simulates(box: Box) -> None:
     until(lambda: "card-lost" in box.run("-o", "json", "--simulated").out, "the card is lost")
 
 
+def test_an_ollama_that_does_not_tell_its_version_is_named_and_not_judged(box: Box) -> None:
+    box.script(box.programs / "ollama", "#!/bin/sh\nexec sleep 60\n")
+
+    assert box.found() == {}
+    assert box.unknown == {f"the version of {box.programs}/ollama": "it did not tell"}
+
+
+def test_a_machine_that_tells_nothing_of_itself_is_not_judged(box: Box) -> None:
+    shutil.rmtree(box.host)
+    box.script(box.root / "bin/systemctl", "#!/bin/sh\nexit 1\n")
+
+    assert box.found() == {}
+
+
 def test_words_that_do_not_fit(box: Box) -> None:
     assert box.run("-o", "xml").code == 2
     assert box.run("--config", "/nowhere.toml").code == 5
