@@ -87,7 +87,7 @@ def kv_cache_attention(facts: Facts) -> Iterable[Finding]:
         unable = [gpu for gpu in facts.gpus_of(spec) if _attends(gpu) is False]
         if spec.flash_attention is None and not unable:
             continue
-        why = "flash_attention = false" if spec.flash_attention is False else f"{unable[0].name} has none"
+        why = "It is switched off" if spec.flash_attention is False else f"{unable[0].name} has none"
         program = facts.program_of(spec)
         version = None if program is None else program.version
         fails = version is not None and version >= FIRST_LLAMA_SERVER
@@ -95,8 +95,7 @@ def kv_cache_attention(facts: Facts) -> Iterable[Finding]:
             id="kv-cache-attention",
             severity=Severity.BROKEN if fails else Severity.WARNING,
             title=f"{spec.name}: a {spec.kv_cache_type} KV cache needs flash attention",
-            evidence=f"{why[:1].upper()}{why[1:]}: "
-            + ("models fail to load." if fails else "it becomes f16, at twice the memory or more."),
+            evidence=f"{why}: " + ("models fail to load." if fails else "it becomes f16, at twice the memory or more."),
             fix=f"{'set flash_attention = true' if not unable else 'take kv_cache_type out'} in {facts.file}; "
             "then: ollamux reload",
             is_command=False,

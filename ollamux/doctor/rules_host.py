@@ -29,8 +29,8 @@ def cgroup_memory(facts: Facts) -> Iterable[Finding]:
         id="cgroup-memory",
         severity=Severity.WARNING,
         title=f"A limit of {format_size(limit)} on memory is less than the instances may take",
-        evidence=f"The control group {facts.host.cgroup} is limited; {len(facts.enabled)} instances with their prompt "
-        f"caches come to {format_size(planned)}. The kernel then kills a server or its runner.",
+        evidence=f"The control group {facts.host.cgroup} is limited; what is enabled comes, with its prompt caches, to "
+        f"{format_size(planned)}. The kernel then kills a server or its runner.",
         fix=f'raise the limit (MemoryMax= of the unit, --memory of the container), or set cache_ram = "512MiB" in '
         f"{facts.file}",
         is_command=False,

@@ -42,7 +42,8 @@ def port_taken(facts: Facts) -> Iterable[Finding]:
     for one in facts.obstacles:
         if one.address_missing:
             continue
-        holder = one.holder or "somebody whom the kernel does not show"
+        unknown = "somebody whom the kernel does not show"
+        holder = one.holder or unknown if one.pid is None else f"{one.holder}, which is not ours"
         if one.packaged:
             fix = OFF
         elif one.pid is not None:
@@ -53,7 +54,7 @@ def port_taken(facts: Facts) -> Iterable[Finding]:
             id="port-taken",
             severity=Severity.BROKEN,
             title=f"{one.instance}: port {one.port} is taken",
-            evidence=f"On {address(one.host)}:{one.port} listens {holder}, which is not ours. {one.instance} waits "
+            evidence=f"On {address(one.host)}:{one.port} listens {holder}. {one.instance} waits "
             f"until it is free. Or give it another port in {facts.file}.",
             fix=fix,
         )

@@ -9,7 +9,8 @@ from ollamux.doctor.findings import Finding, Severity
 from ollamux.doctor.rules_driver import wants_nvidia
 from ollamux.ollama.version import FIRST_LLAMA_SERVER, FIRST_SUPPORTED
 
-INSTALL = "curl -fsSL https://ollama.com/install.sh | sh"
+# The installer starts a service of its own, at once and at every boot (scripts/install.sh), which would be in the way.
+INSTALL = "curl -fsSL https://ollama.com/install.sh | sh && sudo systemctl disable --now ollama"
 _RESTART = "ollamux restart --all --rolling"
 
 

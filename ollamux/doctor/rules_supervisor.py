@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from ollamux.doctor.facts import Facts
 from ollamux.doctor.findings import Finding, Severity
 from ollamux.domain.phases import Phase
-
-_BAD = (Phase.FAILED.value, Phase.STUCK.value, Phase.UNHEALTHY.value)
+from ollamux.domain.snapshot import InstanceView
 
 
 def supervisor_silent(facts: Facts) -> Iterable[Finding]:
@@ -26,27 +25,47 @@ def supervisor_silent(facts: Facts) -> Iterable[Finding]:
 
 def instance_failed(facts: Facts) -> Iterable[Finding]:
     """Report instances that are wanted and do not serve. One that waits has a finding of its own for what it lacks."""
-    for view in () if facts.status is None else facts.status.instances:
-        if view.wanted != "down" and view.phase in _BAD:
-            again = f"ollamux restart {view.name}" + (" --simulated" if facts.simulated else "")
-            yield Finding(
-                id="instance-failed",
-                severity=Severity.BROKEN,
-                title=f"{view.name} is {view.phase}",
-                evidence=f"{view.reason or 'No reason is known'}. Its log: ollamux logs {view.name}",
-                fix=again,
-            )
+    for view in _wanted(facts):
+        if view.phase == Phase.STUCK.value:
+            fix = "sudo reboot"  # not even SIGKILL ends what hangs in the kernel
+        elif view.phase in (Phase.FAILED.value, Phase.UNHEALTHY.value):
+            fix = _command(facts, "restart", view.name)
+        else:
+            continue
+        yield Finding(
+            id="instance-failed",
+            severity=Severity.BROKEN,
+            title=f"{view.name} is {view.phase}",
+            evidence=_evidence(facts, view),
+            fix=fix,
+        )
 
 
 def instance_degraded(facts: Facts) -> Iterable[Finding]:
-    """Report instances that serve, but not as they should: on the CPU, on another card, spilled."""
-    for view in () if facts.status is None else facts.status.instances:
-        if view.wanted != "down" and view.phase == Phase.READY.value and view.health == "degraded":
-            again = f"ollamux restart {view.name}" + (" --simulated" if facts.simulated else "")
+    """Report instances that serve, but not as they should: on the CPU, on another card, spilled.
+
+    `--if-unhealthy` restarts only what a restart mends.
+    """
+    for view in _wanted(facts):
+        if view.phase == Phase.READY.value and view.health == "degraded":
             yield Finding(
                 id="instance-degraded",
                 severity=Severity.WARNING,
                 title=f"{view.name} is DEGRADED",
-                evidence=f"{view.reason or 'No reason is known'}. Its log: ollamux logs {view.name}",
-                fix=again,
+                evidence=_evidence(facts, view),
+                fix=_command(facts, "restart --if-unhealthy", view.name),
             )
+
+
+def _wanted(facts: Facts) -> list[InstanceView]:
+    views = () if facts.status is None else facts.status.instances
+    return [view for view in views if view.wanted != "down"]
+
+
+def _evidence(facts: Facts, view: InstanceView) -> str:
+    reason = (view.reason or "No reason is known").rstrip(".")
+    return f"{reason[:1].upper()}{reason[1:]}. Its log: {_command(facts, 'logs', view.name)}"
+
+
+def _command(facts: Facts, words: str, name: str) -> str:
+    return f"ollamux {words} {name}" + (" --simulated" if facts.simulated else "")

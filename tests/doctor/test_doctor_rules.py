@@ -105,6 +105,7 @@ FIRES: list[tuple[str, Severity, Facts]] = [
     ("address-missing", BROKEN, machine(obstacles=(replace(TAKEN, address_missing=True),))),
     ("instance-failed", BROKEN, machine(status=status(phase="FAILED", reason="exited with 1"))),
     ("instance-failed", BROKEN, machine(status=status(phase="UNHEALTHY", health="failing"))),
+    ("instance-failed", BROKEN, machine(status=status(phase="STUCK", reason="it hangs in the kernel"))),
     ("instance-degraded", WARNING, machine(status=status(health="degraded", reason="it computes on the CPU"))),
     ("store-unreadable", BROKEN, machine(store={"state": "closed", "obstacle": "/srv/models/blobs"})),
     ("store-unreadable", BROKEN, machine(store={"state": "not a folder"})),
