@@ -261,6 +261,25 @@ def events(
     return events(names, follow=follow, lines=lines, output=output, simulated=simulated)
 
 
+@app.command(epilog=EXIT_CODES)
+def doctor(
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="FILE", help="Also write all of it to a .tar.gz, without secrets.")
+    ] = None,
+    config: Config = None,
+    simulated: Simulated = False,
+    root: Annotated[str, typer.Option("--root", hidden=True)] = "/",
+) -> int:
+    """Find out what is wrong here, and the command that mends it.
+
+    Changes nothing. Ends with 6 if something is broken.
+    """
+    from ollamux.cli.doctor import doctor
+
+    return doctor(output=output, config=config, simulated=simulated, bundle=bundle, root=root)
+
+
 @app.command(epilog=EXIT_CODES, cls=Plain)
 def env(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The instance.", autocompletion=instance_names)],

@@ -28,13 +28,13 @@ def start_warnings(fleet: FleetSpec, *, root: bool) -> tuple[str, ...]:
 
 def _of(spec: InstanceSpec) -> list[str]:
     told: list[str] = []
-    if _is_exposed(spec):
+    if is_exposed(spec):
         told.append(
             f"host {spec.host} lets everybody who reaches this machine use, load and delete models; "
             "ollama asks no password (allow_lan = true says that it is meant)"
         )
     env = dict(spec.env)
-    if _trusts_every_page(spec):
+    if trusts_every_page(spec):
         origins = safe_text(env["OLLAMA_ORIGINS"], limit=80)
         told.append(
             f"OLLAMA_ORIGINS={origins} lets every web page that a user opens talk to ollama; list the pages instead"
@@ -52,18 +52,20 @@ def _of(spec: InstanceSpec) -> list[str]:
 def badges(spec: InstanceSpec) -> tuple[str, ...]:
     """Return in a few words what `status` shows of an instance for as long as it runs."""
     told: list[str] = []
-    if _is_exposed(spec):
+    if is_exposed(spec):
         told.append(f"whoever reaches {spec.host} may use it: ollama asks no password")
-    if _trusts_every_page(spec):
+    if trusts_every_page(spec):
         told.append("every web page may use it (OLLAMA_ORIGINS)")
     return tuple(told)
 
 
-def _is_exposed(spec: InstanceSpec) -> bool:
+def is_exposed(spec: InstanceSpec) -> bool:
+    """Tell whether other machines reach an instance without a word that this is meant."""
     return not is_loopback(spec.host) and not spec.allow_lan
 
 
-def _trusts_every_page(spec: InstanceSpec) -> bool:
+def trusts_every_page(spec: InstanceSpec) -> bool:
+    """Tell whether any web page that a user opens may talk to an instance."""
     origins = (origin.strip(" \"'") for origin in dict(spec.env).get("OLLAMA_ORIGINS", "").split(","))
     # A star stands for any text, so http://* is as good as a star alone.
     return any(each[-1:] == "*" and any(page.startswith(each[:-1]) for page in _ANY_PAGE) for each in origins)

@@ -236,8 +236,9 @@ def read_once_from(spawn: Spawn, timeout_s: float) -> Inventory:
                     answer = reader.on_readable(time.monotonic())
                     if answer is not None:
                         return answer
-            reader.expire(max(time.monotonic(), end))
-        return Inventory(error=safe_text(reader.trouble or "the GPUs could not be read"))
+        silent = reader.expire(max(time.monotonic(), end))
+        reason = safe_text(reader.trouble or "the GPUs could not be read")
+        return Inventory(error=reason, error_key="silent" if silent else "unread")
     finally:
         _end(reader)
 

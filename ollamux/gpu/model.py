@@ -65,7 +65,8 @@ class Gpu:
 class Inventory:
     """All devices at one moment. `source` is "nvml", "sysfs", "simulated" or "none".
 
-    `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None.
+    `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None; `error_key` names
+    the kind and never changes: "missing", "not-loaded", "mismatch", "denied", "lost", "odd", "silent" or "unread".
     Cards are in nvidia-smi order; MIG slices follow their card. `unsupported` names the cards of other makers, which no
     instance can be pinned to.
     """
@@ -75,6 +76,7 @@ class Inventory:
     cuda: str | None = None
     gpus: tuple[Gpu, ...] = ()
     error: str | None = None
+    error_key: str | None = None
     unsupported: tuple[str, ...] = ()
 
 

@@ -40,6 +40,13 @@ _TROUBLE = {
     GPU_IS_LOST: "a GPU has fallen off the bus and the driver answers for none; reboot",
     UNKNOWN: "NVIDIA's driver answers “Unknown Error”; in a container, recreate it; else reboot",
 }
+_KEYS = {
+    _LIBRARY_NOT_FOUND: "missing",
+    _DRIVER_NOT_LOADED: "not-loaded",
+    _MISMATCH: "mismatch",
+    _NO_PERMISSION: "denied",
+    GPU_IS_LOST: "lost",
+}
 _GONE = "the driver no longer lists it; reboot if it should be there"
 
 
@@ -63,7 +70,7 @@ def read_inventory() -> Inventory:
     try:
         library = importlib.import_module("pynvml")
     except ImportError:
-        return Inventory(error="the Python module pynvml is missing; install nvidia-ml-py")
+        return Inventory(error="the Python module pynvml is missing; install nvidia-ml-py", error_key="unread")
     try:
         if _session.library is not library:
             library.nvmlInit()
@@ -92,7 +99,7 @@ def _unreadable(error: Any) -> Inventory:
     code = getattr(error, "value", UNKNOWN)
     reason = _TROUBLE.get(code, f"NVIDIA's driver answers “{error}”; run nvidia-smi to see more, or reboot")
     absent = code in (_LIBRARY_NOT_FOUND, _DRIVER_NOT_LOADED)
-    return Inventory(source="none" if absent else "nvml", error=reason)
+    return Inventory(source="none" if absent else "nvml", error=reason, error_key=_KEYS.get(code, "odd"))
 
 
 def _cards(library: ModuleType, count: int) -> list[Gpu]:

@@ -34,6 +34,7 @@ def spawn_command(command: list[str]) -> tuple[int, socket.socket]:
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
                 stderr=subprocess.DEVNULL,
+                env=_environment(),
                 close_fds=True,
                 start_new_session=True,
                 cwd="/",
@@ -45,6 +46,15 @@ def spawn_command(command: list[str]) -> tuple[int, socket.socket]:
     child.returncode = 0
     ours.setblocking(False)
     return child.pid, ours
+
+
+def _environment() -> dict[str, str] | None:
+    """Let the helper find this very program too where it is not installed, but was found in the current folder."""
+    here = str(Path(__file__).resolve().parents[2])
+    if not sys.path or os.path.realpath(sys.path[0] or ".") != here:
+        return None
+    others = os.environ.get("PYTHONPATH")
+    return {**os.environ, "PYTHONPATH": here + (os.pathsep + others if others else "")}
 
 
 def kill_own_child(pid: int) -> None:
