@@ -211,7 +211,7 @@ def status(
     view: Annotated[
         str | None,
         typer.Argument(
-            metavar="[gpus|instances|models|processes]",
+            metavar="[gpus|instances|models|processes|topology]",
             help="One view instead of the whole box.",
             autocompletion=view_names,
         ),

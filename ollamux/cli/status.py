@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.drawing import drawn_by
-from ollamux.cli.target import reach
+from ollamux.cli.target import question, reach
 from ollamux.cli.watch import Frame, Watch
 from ollamux.cli.words import load
 from ollamux.domain.errors import Exit, NotRunningError, OllamuxError, UsageError
+from ollamux.domain.links import all_links
 from ollamux.domain.phases import Phase
-from ollamux.domain.snapshot import VIEWS, InstanceView, Status, as_json
+from ollamux.domain.snapshot import VIEWS, GpuView, InstanceView, LinkView, Status, as_json, from_json
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.domain.text import parse_duration
 from ollamux.render.errors import error_text
 from ollamux.system.clock import rfc3339, wall
+
+if TYPE_CHECKING:
+    from ollamux.gpu.model import Inventory
 
 _FORMS = ("table", "wide", "json")
 _SHORTEST_PAUSE_S = 0.1
@@ -60,6 +66,9 @@ def _frame(view: str | None, output: str, *, config: str | None, simulated: bool
         connection, which = reach(simulated)
     except NotRunningError as error:
         return _without_supervisor(view, output, config=config, simulated=simulated, error=error)
+    if view == "topology":
+        connection.close()
+        return _topology(output, simulated=which)
     answer = drawn_by(connection, view, output, simulated=which)
     if answer is None:
         raise NotRunningError("the supervisor went away while it was asked", hint="ollamux status shows what is left")
@@ -71,11 +80,16 @@ def _without_supervisor(
 ) -> Frame:
     """Show the GPUs as they are now and the instances of the configuration as stopped."""
     fleet, trouble = _fleet(config, simulated=simulated)
-    found = _status(fleet, simulated=simulated)
+    found = _status(fleet, view, simulated=simulated)
     aside = "" if trouble is None else error_text(trouble)
+    if output != "json" and error.hint is not None and "--simulated" in error.hint:
+        aside += error_text(error)
+    return Frame(int(Exit.NOT_RUNNING), _text(found, view, output), aside)
+
+
+def _text(found: Status, view: str | None, output: str) -> str:
     if output == "json":
-        text = json.dumps(as_json(found, view), indent=2, ensure_ascii=False)
-        return Frame(int(Exit.NOT_RUNNING), text + "\n", aside)
+        return json.dumps(as_json(found, view), indent=2, ensure_ascii=False) + "\n"
     from ollamux.render.table import status_table
 
     env = os.environ
@@ -87,9 +101,25 @@ def _without_supervisor(
         view=view,
         wide=output == "wide",
     )
-    if error.hint is not None and "--simulated" in error.hint:
-        aside += error_text(error)
-    return Frame(int(Exit.NOT_RUNNING), text.rstrip("\n") + "\n", aside)
+    return text.rstrip("\n") + "\n"
+
+
+def _topology(output: str, *, simulated: bool) -> Frame:
+    """Show how the supervisor's cards are joined, as a helper of our own reads it: nobody else waits for that."""
+    from ollamux.cli.hardware import read_links
+
+    inventory = read_links(simulated=simulated)
+    reply, _ = question({"cmd": "status"}, simulated=simulated)
+    found = from_json(reply["status"])
+    host = replace(found.host, gpus_error=found.host.gpus_error or inventory.error)
+    found = replace(found, host=host, links=_links(found.gpus, inventory))
+    return Frame(int(reply["exit"]), _text(found, "topology", output))
+
+
+def _links(gpus: tuple[GpuView, ...], inventory: Inventory) -> tuple[LinkView, ...]:
+    known = {frozenset((link.a, link.b)): link for link in inventory.links or ()}
+    views = {pair: LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks) for pair, link in known.items()}
+    return all_links(gpus, views)
 
 
 def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxError | None]:
@@ -102,25 +132,26 @@ def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxEr
         return FleetSpec(), None if missing else error
 
 
-def _status(fleet: FleetSpec, *, simulated: bool) -> Status:
+def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
     from ollamux.cli.configuration import resolved
     from ollamux.cli.hardware import read_gpus
     from ollamux.gpu.model import NO_GPUS
     from ollamux.supervisor.view import gpu_view, host_view
 
-    inventory = NO_GPUS if simulated else read_gpus()
+    inventory = NO_GPUS if simulated else read_gpus(links=view == "topology")
     uuids = resolved(fleet, inventory)
+    gpus = tuple(
+        gpu_view(gpu, tuple(name for name, found in uuids.items() if gpu.uuid in found), 0.0) for gpu in inventory.gpus
+    )
     return Status(
         version=__version__,
         time=rfc3339(wall()),
         simulated=simulated,
         supervisor=None,
         host=host_view(inventory, name=os.uname().nodename, trouble=None),
-        gpus=tuple(
-            gpu_view(gpu, tuple(name for name, found in uuids.items() if gpu.uuid in found), 0.0)
-            for gpu in inventory.gpus
-        ),
+        gpus=gpus,
         instances=tuple(_stopped(spec, uuids.get(spec.name, ())) for spec in fleet.instances),
+        links=_links(gpus, inventory),
     )
 
 

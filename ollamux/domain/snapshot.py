@@ -169,8 +169,21 @@ class ProcessView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """How two cards, `a` and `b`, reach each other: a kind of `ollamux.domain.links`.
+
+    `nvlinks` is how many NVLinks between them are active, None where the driver does not tell.
+    """
+
+    a: str
+    b: str
+    kind: str
+    nvlinks: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The whole box. `time` is when it was put together."""
+    """The whole box. `time` is when it was put together. `links` are read only where somebody asks for them."""
 
     version: str
     time: str
@@ -181,6 +194,7 @@ class Status:
     instances: tuple[InstanceView, ...] = ()
     models: tuple[ModelView, ...] = ()
     processes: tuple[ProcessView, ...] = ()
+    links: tuple[LinkView, ...] = ()
 
 
 VIEWS = {
@@ -188,15 +202,17 @@ VIEWS = {
     "instances": ("instances",),
     "models": ("models",),
     "processes": ("processes",),
+    "topology": ("gpus", "links"),
 }
-"""Which lists each view of `status` keeps. The whole box keeps them all."""
+"""Which lists each view of `status` keeps. The whole box keeps all but the links, which are read only on demand."""
 
-_LISTS = ("gpus", "instances", "models", "processes")
+_WHOLE = ("gpus", "instances", "models", "processes")
+_LISTS = (*_WHOLE, "links")
 
 
 def as_json(status: Status, view: str | None = None) -> dict[str, Any]:
     """Return the object of `status -o json`; with a view, the other lists are left out."""
-    kept = VIEWS[view] if view else _LISTS
+    kept = VIEWS[view] if view else _WHOLE
     plain: dict[str, Any] = {"schema": STATUS_SCHEMA}
     for field in Status.__slots__:
         if field not in _LISTS or field in kept:
@@ -230,6 +246,7 @@ def from_json(plain: dict[str, Any]) -> Status:
         instances=views("instances", InstanceView),
         models=views("models", ModelView),
         processes=views("processes", ProcessView),
+        links=views("links", LinkView),
     )
 
 

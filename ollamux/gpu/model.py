@@ -62,11 +62,24 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How the cards with the UUIDs `a` and `b` reach each other: a kind of `ollamux.domain.links`.
+
+    `nvlinks` is how many NVLinks between them are active, None where the driver does not tell.
+    """
+
+    a: str
+    b: str
+    kind: str
+    nvlinks: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """All devices at one moment. `source` is "nvml", "sysfs", "simulated" or "none".
 
     `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None.
-    Cards are in nvidia-smi order; MIG slices follow their card.
+    Cards are in nvidia-smi order; MIG slices follow their card. `links` is None where nobody asked how they are joined.
     """
 
     source: str = "none"
@@ -74,6 +87,7 @@ class Inventory:
     cuda: str | None = None
     gpus: tuple[Gpu, ...] = ()
     error: str | None = None
+    links: tuple[Link, ...] | None = None
 
 
 NO_GPUS = Inventory()
