@@ -21,11 +21,14 @@ from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.domain.text import parse_duration
 from ollamux.render.errors import error_text
 from ollamux.system.clock import rfc3339, wall
+from ollamux.system.places import state_dir
 
 if TYPE_CHECKING:
     from ollamux.gpu.model import Inventory
 
 _FORMS = ("table", "wide", "json")
+_TELLING = (None, "processes")
+"""The views that tell of processes."""
 _SHORTEST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3600.0
 
@@ -134,11 +137,10 @@ def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxEr
 
 def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
     from ollamux.cli.configuration import resolved
-    from ollamux.cli.hardware import read_gpus
-    from ollamux.gpu.model import NO_GPUS
+    from ollamux.cli.processes import processes
     from ollamux.supervisor.view import gpu_view, host_view
 
-    inventory = NO_GPUS if simulated else read_gpus(links=view == "topology")
+    inventory = _inventory(view, simulated=simulated)
     uuids = resolved(fleet, inventory)
     gpus = tuple(
         gpu_view(gpu, tuple(name for name, found in uuids.items() if gpu.uuid in found), 0.0) for gpu in inventory.gpus
@@ -151,8 +153,19 @@ def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
         host=host_view(inventory, name=os.uname().nodename, trouble=None),
         gpus=gpus,
         instances=tuple(_stopped(spec, uuids.get(spec.name, ())) for spec in fleet.instances),
+        processes=processes(inventory, state_dir(os.environ, simulated=simulated)) if view in _TELLING else (),
         links=_links(gpus, inventory),
     )
+
+
+def _inventory(view: str | None, *, simulated: bool) -> Inventory:
+    """Read the cards; those of a simulation that does not run only where somebody asks what is left of it."""
+    from ollamux.cli.hardware import read_gpus, read_links
+    from ollamux.gpu.model import NO_GPUS
+
+    if view == "topology" or (simulated and view == "processes"):
+        return read_links(simulated=simulated)
+    return NO_GPUS if simulated else read_gpus()
 
 
 def _stopped(spec: InstanceSpec, uuids: tuple[str, ...]) -> InstanceView:

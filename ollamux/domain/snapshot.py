@@ -158,7 +158,10 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessView:
-    """A process of ours, or one on a card. `kind` is "serve", "runner" or "foreign"; `gpu` a UUID or None."""
+    """A process of ours, or one on a card. `kind` is "serve", "runner" or "foreign"; `gpu` a UUID or None.
+
+    `user` is None where the kernel does not show whose it is.
+    """
 
     gpu: str | None
     pid: int
@@ -166,6 +169,7 @@ class ProcessView:
     instance: str | None
     name: str
     memory_bytes: int | None
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

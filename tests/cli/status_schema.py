@@ -133,6 +133,7 @@ PROCESS = thing(
     instance=nullable(TEXT),
     name=TEXT,
     memory_bytes=nullable(WHOLE),
+    user=nullable(TEXT),
 )
 LINK = thing(
     a=UUID,

@@ -76,7 +76,7 @@ def test_nvlinks_are_counted_by_pair_and_win(driver: Driver) -> None:
     found = links(driver)
     assert found[0] == (0, 1, "nvlink", 4)
     assert found[1:] == [(a, b, "host-bridge", 0) for a, b in ((0, 2), (0, 3), (1, 2), (1, 3), (2, 3))]
-    table = driver.ollamux("status", "topology", columns=200)
+    table = " ".join(driver.ollamux("status", "topology").split())
     assert "NV4" in table and "GPU 0 and 1 (4 NVLinks between them; equal cards; 48.0 GiB together)" in table
 
 

@@ -140,6 +140,7 @@ processes = st.builds(
     instance=maybe_text,
     name=texts,
     memory_bytes=maybe_number,
+    user=maybe_text,
 )
 links = st.builds(LinkView, a=uuids, b=uuids, kind=st.sampled_from(KINDS) | texts, nvlinks=maybe_number)
 statuses = st.builds(
