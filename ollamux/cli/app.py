@@ -229,6 +229,20 @@ def status(
 
 
 @app.command(epilog=EXIT_CODES)
+def top(
+    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between two looks.")] = "1",
+    simulated: Simulated = False,
+) -> int:
+    """Watch the box live, with its history; restart an instance by key.
+
+    ? shows the keys, q quits.
+    """
+    from ollamux.cli.top import top
+
+    return top(interval=interval, simulated=simulated)
+
+
+@app.command(epilog=EXIT_CODES)
 def logs(
     names: Names = None,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False,
