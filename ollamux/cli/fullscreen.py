@@ -18,7 +18,8 @@ from ollamux.cli.keys import keys
 
 _ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 """To the terminal's second screen, without a cursor, and without wrapping: what is too long must not scroll it."""
-_LEAVE = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_LEAVE = "\x1b[H\x1b[2J\x1b[?7h\x1b[?25h\x1b[?1049l"
+"""Emptied first: a terminal without a second screen is left clean, and tmux mixes both where it was resized."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _WATCHED = (*_ENDING, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT)
 _ESCAPE_S = 0.05
@@ -131,7 +132,8 @@ class Fullscreen:
         except termios.error:
             self.ended = True
         self._shown = []
-        self._write(_ENTER)
+        if not entered:  # once only: a terminal keeps the place of its cursor each time
+            self._write(_ENTER)
 
     def _give_back(self) -> None:
         self._write(_LEAVE)

@@ -46,4 +46,4 @@ def keys(data: bytes, *, whole: bool = False) -> tuple[list[str], bytes]:
 
 def _length(first: int) -> int:
     """Return how many bytes a character takes that begins so (UTF-8)."""
-    return 1 if first < 0xC0 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+    return 1 if first < 0xC0 or first > 0xF7 else 2 if first < 0xE0 else 3 if first < 0xF0 else 4

@@ -16,6 +16,7 @@ ORDERS = ("file", "name", "state", "memory", "use")
 """How instances are sorted: as in the configuration, by name, the worst, the most memory, the busiest card first."""
 PAGE = 10
 _LONGEST_FILTER = 60
+_STALE_AFTER_S = 10.0
 
 STOPPED, READY, CHANGING, DEGRADED, BAD = range(5)
 """What a state means for the history, from what nobody wants to know to what nobody may miss."""
@@ -223,7 +224,7 @@ def _seen(before: Status | None, status: Status) -> dict[str, float | None]:
     """Return the value of each series now. A new process since the last look counts, however quick it was."""
     seen: dict[str, float | None] = {}
     for gpu in status.gpus:
-        known = gpu.state == "ok"
+        known = gpu.state == "ok" and (gpu.age_s or 0.0) <= _STALE_AFTER_S
         total, used = gpu.memory_total_bytes, gpu.memory_used_bytes
         seen[f"use {gpu.uuid}"] = gpu.utilization_percent if known else None
         seen[f"memory {gpu.uuid}"] = 100.0 * used / total if known and total and used is not None else None

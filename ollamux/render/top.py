@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ollamux.domain import top as core
+from ollamux.domain.cards import troubles
 from ollamux.domain.snapshot import GpuView, InstanceView
 from ollamux.domain.top import Top, selected, shown_cards, shown_instances, vram_bytes
 from ollamux.domain.trail import STEP_S, Series
@@ -73,6 +74,8 @@ def _head(pen: Pen, top: Top, now: float) -> list[str]:
         if top.order != "file":
             count = (*count, *pen.text(f"   sorted by {top.order}", "dim"))
         lines.append(pen.line(((" ", ""), *count)))
+    if top.status is not None and top.status.host.gpus_error is not None and top.status.gpus:
+        lines += pen.hanging(pen.text(f"GPUs: {top.status.host.gpus_error}", "bad"), indent=1, width=pen.width)[:2]
     if top.trouble is not None:
         ago = "" if top.told_at is None else f"; what is shown is {words.coarse(now - top.told_at)} old"
         lines += pen.hanging(pen.text(f"{top.trouble}{ago}", "bad"), indent=1, width=pen.width)[:3]
@@ -145,13 +148,20 @@ def _series(top: Top, kind: str, name: str) -> Series:
 
 
 def _cards(pen: Pen, top: Top, cards: Sequence[GpuView]) -> list[str]:
+    assert top.status is not None  # noqa: S101 - the caller's
+    status = top.status
+
     def column(title: str, write: Callable[[GpuView], str], *, rank: int = 0) -> Column:
         values = [write(gpu) for gpu in cards]
         items = [pen.text(value, "dim" if value == words.DASH else "") for value in values]
         return Column(title=title, right=True, rank=rank, items=items)
 
     def use(gpu: GpuView) -> Spans:
-        return pen.text(words.utilization(gpu)) if gpu.state == "ok" else pen.text(gpu.state, "bad")
+        age = words.age(gpu, status, words.epoch(status.time))
+        if gpu.state != "ok":
+            return pen.text(gpu.state, "bad")
+        old = age is not None and age > words.STALE_AFTER_S
+        return pen.text(f"{words.coarse(age or 0.0)} old", "wait") if old else pen.text(words.utilization(gpu))
 
     def columns(spark: int) -> list[Column]:
         return [
@@ -231,12 +241,17 @@ def _strip(pen: Pen, top: Top, instance: InstanceView, width: int) -> Spans:
 
 
 def _details(pen: Pen, top: Top, chosen: InstanceView | None) -> list[str]:
-    """Say what is the matter with the chosen instance."""
-    if chosen is None or top.status is None:
-        return []
-    said = explain(pen, chosen, words.epoch(top.status.time))
-    name = pen.name(f"{chosen.name}: ", "strong")
+    """Say what is the matter with the chosen instance, and with its cards."""
+    if top.status is None or chosen is None:
+        none = pen.text("No instance has these words." if top.wanted else "No instances.", "dim")
+        return [pen.line(((" ", ""), *none))]
+    said = [(chosen.name, spans) for spans in explain(pen, chosen, words.epoch(top.status.time))]
+    for gpu in top.status.gpus:
+        if gpu.uuid in chosen.gpus:
+            for trouble in troubles(gpu):
+                style = "bad" if trouble.broken else "wait"
+                said.append((f"GPU {card_mark(gpu)}", pen.text(trouble.words, style)))
     lines: list[str] = []
-    for spans in said:
-        lines += pen.hanging((*name, *spans), indent=1, width=pen.width)
+    for name, spans in said:
+        lines += pen.hanging((*pen.name(f"{name}: ", "strong"), *spans), indent=1, width=pen.width)
     return lines
