@@ -151,12 +151,16 @@ class Pen:
         return ((filled_text, style), (" " * (width - len(filled_text)), ""))
 
     def spark(self, percents: Sequence[float | None], width: int) -> Spans:
-        """Return a line of that width for the last of the values, the newest at its right end; the unknown is blank."""
+        """Return a line of that width for the last of the values, the newest at the right; the unknown is a gap."""
         kept = percents[-width:] if width > 0 else ()
         marks = _SPARK if self.unicode else _ASCII_SPARK
         last = len(marks) - 1
         drawn = "".join(" " if v is None else marks[min(max(round(v * last / 100), 0), last)] for v in kept)
-        return ((" " * max(width - len(drawn), 0), ""), (drawn, "fill"))
+        return (self.unseen(width - len(drawn)), (drawn, "fill"))
+
+    def unseen(self, width: int) -> Span:
+        """Return what stands before the first of the values, and leads the eye to them."""
+        return (("·" if self.unicode else " ") * max(width, 0), "dim")
 
     def spinner(self, frame: int) -> str:
         """Return the sign of something in progress."""

@@ -25,10 +25,11 @@ from ollamux.render.pen import Pen
 _Thing = TypeVar("_Thing")
 _NARROWEST, _SHORTEST_SPARK, _LONGEST_SPARK = 20, 9, 60
 _LONGEST_NAME, _LONGEST_MODELS = 20, 30
+_ROOMY, _LONGEST_NAME_THERE = 110, 34
 _FEWEST_ROWS = 3
 _MOST_DETAILS = 3
 _SIGNS = {
-    core.STOPPED: (".", "dim"),
+    core.STOPPED: ("_", "dim"),
     core.READY: ("━", "good"),
     core.CHANGING: ("~", "wait"),
     core.DEGRADED: ("!", "wait"),
@@ -112,7 +113,12 @@ def _help(pen: Pen, top: Top) -> list[str]:
     lines += ["", pen.line(pen.text(" History of an instance", "strong"))]
     for sign, means in (*signs, (core.BAD, "unhealthy, failed or stuck"), (core.STOPPED, "stopped")):
         lines.append(pen.line((("  ", ""), *pen.text(*_SIGNS[sign]), *pen.text(f"  {means}"))))
-    said = f"Each mark stands for {STEP_S:g} s, the newest at the right; of use and memory it shows the highest."
+    said = f"Each mark stands for {STEP_S:g} s, the newest at the right; of use and memory it shows the highest. "
+    said += (
+        "A dot is from before top was opened, a gap is what nobody knows."
+        if pen.unicode
+        else "A gap is what nobody knows."
+    )
     return [*lines, "", *pen.hanging(pen.text(said, "dim"), indent=1, width=pen.width), " Any key goes back."]
 
 
@@ -166,7 +172,7 @@ def _cards(pen: Pen, top: Top, cards: Sequence[GpuView]) -> list[str]:
     def columns(spark: int) -> list[Column]:
         return [
             column("GPU", card_mark),
-            Column(title="Name", rank=4, items=[_cut(pen, words.gpu_name(gpu.name), _LONGEST_NAME) for gpu in cards]),
+            Column(title="Name", rank=4, items=[_cut(pen, words.gpu_name(gpu.name)) for gpu in cards]),
             Column(title="Util", right=True, items=[use(gpu) for gpu in cards]),
             _history(spark, [pen.spark(_series(top, "use", gpu.uuid), spark) for gpu in cards], rank=2),
             column("Memory", words.memory, rank=1),
@@ -198,15 +204,15 @@ def _fitted(pen: Pen, columns: Callable[[int], list[Column]], width: int) -> Gri
     return Grid(pen, wider, width, indent=1)
 
 
-def _cut(pen: Pen, text: str, width: int) -> Spans:
-    return cut_spans(pen.name(text), width, pen.mark)
+def _cut(pen: Pen, text: str) -> Spans:
+    return cut_spans(pen.name(text), _LONGEST_NAME if pen.width < _ROOMY else _LONGEST_NAME_THERE, pen.mark)
 
 
 def _instances(pen: Pen, top: Top, shown: Sequence[InstanceView], chosen: InstanceView | None) -> list[str]:
     assert top.status is not None  # noqa: S101 - the caller's
     time = words.epoch(top.status.time)
     marks = gpu_marks(top.status)
-    names = [(*pen.text(">" if one is chosen else " ", "key"), *_cut(pen, one.name, _LONGEST_NAME)) for one in shown]
+    names = [(*pen.text(">" if one is chosen else " ", "key"), *_cut(pen, one.name)) for one in shown]
     models = [pen.text(", ".join(words.short_model(m.name) for m in one.models) or words.DASH) for one in shown]
 
     def column(title: str, write: Callable[[InstanceView], str], *, rank: int) -> Column:
@@ -221,7 +227,7 @@ def _instances(pen: Pen, top: Top, shown: Sequence[InstanceView], chosen: Instan
             column("Since", lambda one: words.since(one, time), rank=3),
             column("Restarts", lambda one: str(one.restarts), rank=7),
             _history(spark, [_strip(pen, top, one, spark) for one in shown], rank=2),
-            column("VRAM", lambda one: words.gib(vram_bytes(one) or None), rank=5),
+            column("VRAM", lambda one: words.gib(vram_bytes(one) if one.models else None), rank=5),
         ]
 
     wish = min(max([width_of(spans) for spans in models], default=0), _LONGEST_MODELS)
@@ -233,7 +239,7 @@ def _instances(pen: Pen, top: Top, shown: Sequence[InstanceView], chosen: Instan
 
 def _strip(pen: Pen, top: Top, instance: InstanceView, width: int) -> Spans:
     known = _series(top, "state", instance.name)[-width:]
-    spans: list[Span] = [(" " * (width - len(known)), "")]
+    spans: list[Span] = [pen.unseen(width - len(known))]
     for value in known:
         sign, style = (" ", "") if value is None else _SIGNS.get(int(value), (" ", ""))
         spans.append((pen.plain(sign), style))
