@@ -189,6 +189,8 @@ def test_its_lines_follow_the_width_of_the_terminal(box: Place) -> None:
             drawn = re.split(r"\x1b\[\d+;1H", terminal.raw.partition("\x1b[2J")[2])
             widest = max(len(ESCAPES.sub("", line)) for line in drawn)
             assert widest <= columns
+            # Erased after a line that fills the screen, its last character would go with it.
+            assert "\x1b[K" not in terminal.raw
         terminal.type("q")
         assert terminal.end() == 0
 
