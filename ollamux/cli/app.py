@@ -211,7 +211,7 @@ def status(
     view: Annotated[
         str | None,
         typer.Argument(
-            metavar="[gpus|instances|models|processes]",
+            metavar="[gpus|instances|models|processes|topology]",
             help="One view instead of the whole box.",
             autocompletion=view_names,
         ),
@@ -226,6 +226,20 @@ def status(
     from ollamux.cli.status import status
 
     return status(view, output=output, watch=watch, interval=interval, config=config, simulated=simulated)
+
+
+@app.command(epilog=EXIT_CODES)
+def top(
+    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between two looks.")] = "1",
+    simulated: Simulated = False,
+) -> int:
+    """Watch the box live, with its history; restart an instance by key.
+
+    ? shows the keys, q quits.
+    """
+    from ollamux.cli.top import top
+
+    return top(interval=interval, simulated=simulated)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.drawing import drawn_by
-from ollamux.cli.target import ADD_SIMULATED, NOBODY, reach
+from ollamux.cli.target import ADD_SIMULATED, NOBODY, question, reach
 from ollamux.cli.watch import Frame, Watch
 from ollamux.cli.words import load
 from ollamux.domain.errors import Exit, NotRunningError, OllamuxError, UsageError
+from ollamux.domain.links import all_links
 from ollamux.domain.phases import Phase
-from ollamux.domain.snapshot import VIEWS, InstanceView, Status, as_json
+from ollamux.domain.snapshot import VIEWS, GpuView, InstanceView, LinkView, Status, as_json, from_json
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.domain.text import parse_duration
 from ollamux.render.errors import error_text
 from ollamux.system.clock import rfc3339, wall
+from ollamux.system.places import state_dir
+
+if TYPE_CHECKING:
+    from ollamux.gpu.model import Inventory
 
 _FORMS = ("table", "wide", "json")
+_TELLING = (None, "processes")
+"""The views that tell of processes."""
 _SHORTEST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3600.0
 
@@ -60,6 +69,9 @@ def _frame(view: str | None, output: str, *, config: str | None, simulated: bool
         connection, which = reach(simulated)
     except NotRunningError as error:
         return _without_supervisor(view, output, config=config, simulated=simulated, error=error)
+    if view == "topology":
+        connection.close()
+        return _topology(output, simulated=which)
     answer = drawn_by(connection, view, output, simulated=which)
     if answer is None:
         raise NotRunningError("the supervisor went away while it was asked", hint="ollamux status shows what is left")
@@ -71,11 +83,17 @@ def _without_supervisor(
 ) -> Frame:
     """Show the GPUs as they are now and the instances of the configuration as stopped."""
     fleet, trouble = _fleet(config, simulated=simulated)
-    found = _status(fleet, simulated=simulated)
+    found = _status(fleet, view, simulated=simulated)
     aside = "" if trouble is None else error_text(trouble)
+    beside = error.message != NOBODY or (error.hint is not None and ADD_SIMULATED in error.hint)
+    if output != "json" and beside:
+        aside += error_text(error)
+    return Frame(int(Exit.NOT_RUNNING), _text(found, view, output), aside)
+
+
+def _text(found: Status, view: str | None, output: str) -> str:
     if output == "json":
-        text = json.dumps(as_json(found, view), indent=2, ensure_ascii=False)
-        return Frame(int(Exit.NOT_RUNNING), text + "\n", aside)
+        return json.dumps(as_json(found, view), indent=2, ensure_ascii=False) + "\n"
     from ollamux.render.table import status_table
 
     env = os.environ
@@ -87,9 +105,25 @@ def _without_supervisor(
         view=view,
         wide=output == "wide",
     )
-    if error.message != NOBODY or (error.hint is not None and ADD_SIMULATED in error.hint):
-        aside += error_text(error)
-    return Frame(int(Exit.NOT_RUNNING), text.rstrip("\n") + "\n", aside)
+    return text.rstrip("\n") + "\n"
+
+
+def _topology(output: str, *, simulated: bool) -> Frame:
+    """Show how the supervisor's cards are joined, as a helper of our own reads it: nobody else waits for that."""
+    from ollamux.cli.hardware import read_links
+
+    inventory = read_links(simulated=simulated)
+    reply, _ = question({"cmd": "status"}, simulated=simulated)
+    found = from_json(reply["status"])
+    host = replace(found.host, gpus_error=found.host.gpus_error or inventory.error)
+    found = replace(found, host=host, links=_links(found.gpus, inventory))
+    return Frame(int(reply["exit"]), _text(found, "topology", output))
+
+
+def _links(gpus: tuple[GpuView, ...], inventory: Inventory) -> tuple[LinkView, ...]:
+    known = {frozenset((link.a, link.b)): link for link in inventory.links or ()}
+    views = {pair: LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks) for pair, link in known.items()}
+    return all_links(gpus, views)
 
 
 def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxError | None]:
@@ -102,26 +136,37 @@ def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxEr
         return FleetSpec(), None if missing else error
 
 
-def _status(fleet: FleetSpec, *, simulated: bool) -> Status:
+def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
     from ollamux.cli.configuration import resolved
-    from ollamux.cli.hardware import read_gpus
-    from ollamux.gpu.model import NO_GPUS
+    from ollamux.cli.processes import processes
     from ollamux.supervisor.view import gpu_view, host_view
 
-    inventory = NO_GPUS if simulated else read_gpus()
+    inventory = _inventory(view, simulated=simulated)
     uuids = resolved(fleet, inventory)
+    gpus = tuple(
+        gpu_view(gpu, tuple(name for name, found in uuids.items() if gpu.uuid in found), 0.0) for gpu in inventory.gpus
+    )
     return Status(
         version=__version__,
         time=rfc3339(wall()),
         simulated=simulated,
         supervisor=None,
         host=host_view(inventory, name=os.uname().nodename, trouble=None),
-        gpus=tuple(
-            gpu_view(gpu, tuple(name for name, found in uuids.items() if gpu.uuid in found), 0.0)
-            for gpu in inventory.gpus
-        ),
+        gpus=gpus,
         instances=tuple(_stopped(spec, uuids.get(spec.name, ())) for spec in fleet.instances),
+        processes=processes(inventory, state_dir(os.environ, simulated=simulated)) if view in _TELLING else (),
+        links=_links(gpus, inventory),
     )
+
+
+def _inventory(view: str | None, *, simulated: bool) -> Inventory:
+    """Read the cards; those of a simulation that does not run only where somebody asks what is left of it."""
+    from ollamux.cli.hardware import read_gpus, read_links
+    from ollamux.gpu.model import NO_GPUS
+
+    if view == "topology" or (simulated and view == "processes"):
+        return read_links(simulated=simulated)
+    return NO_GPUS if simulated else read_gpus()
 
 
 def _stopped(spec: InstanceSpec, uuids: tuple[str, ...]) -> InstanceView:

@@ -160,7 +160,10 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessView:
-    """A process of ours, or one on a card. `kind` is "serve", "runner" or "foreign"; `gpu` a UUID or None."""
+    """A process of ours, or one on a card. `kind` is "serve", "runner" or "foreign"; `gpu` a UUID or None.
+
+    `user` is None where the kernel does not show whose it is.
+    """
 
     gpu: str | None
     pid: int
@@ -168,11 +171,25 @@ class ProcessView:
     instance: str | None
     name: str
     memory_bytes: int | None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """How two cards, `a` and `b`, reach each other: a kind of `ollamux.domain.links`.
+
+    `nvlinks` is how many NVLinks between them are active, None where the driver does not tell.
+    """
+
+    a: str
+    b: str
+    kind: str
+    nvlinks: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The whole box. `time` is when it was put together."""
+    """The whole box. `time` is when it was put together. `links` are read only where somebody asks for them."""
 
     version: str
     time: str
@@ -183,6 +200,7 @@ class Status:
     instances: tuple[InstanceView, ...] = ()
     models: tuple[ModelView, ...] = ()
     processes: tuple[ProcessView, ...] = ()
+    links: tuple[LinkView, ...] = ()
 
 
 VIEWS = {
@@ -190,15 +208,17 @@ VIEWS = {
     "instances": ("instances",),
     "models": ("models",),
     "processes": ("processes",),
+    "topology": ("gpus", "links"),
 }
-"""Which lists each view of `status` keeps. The whole box keeps them all."""
+"""Which lists each view of `status` keeps. The whole box keeps all but the links, which are read only on demand."""
 
-_LISTS = ("gpus", "instances", "models", "processes")
+_WHOLE = ("gpus", "instances", "models", "processes")
+_LISTS = (*_WHOLE, "links")
 
 
 def as_json(status: Status, view: str | None = None) -> dict[str, Any]:
     """Return the object of `status -o json`; with a view, the other lists are left out."""
-    kept = VIEWS[view] if view else _LISTS
+    kept = VIEWS[view] if view else _WHOLE
     plain: dict[str, Any] = {"schema": STATUS_SCHEMA}
     for field in Status.__slots__:
         if field not in _LISTS or field in kept:
@@ -232,6 +252,7 @@ def from_json(plain: dict[str, Any]) -> Status:
         instances=views("instances", InstanceView),
         models=views("models", ModelView),
         processes=views("processes", ProcessView),
+        links=views("links", LinkView),
     )
 
 

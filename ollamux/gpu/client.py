@@ -35,7 +35,14 @@ class GpuReader:
     may change in `ask`, `on_readable` and `expire`, and is -1 without a helper.
     """
 
-    def __init__(self, *, deadline_s: float = DEADLINE_S, first_deadline_s: float = FIRST_DEADLINE_S) -> None:
+    def __init__(
+        self,
+        *,
+        deadline_s: float = DEADLINE_S,
+        first_deadline_s: float = FIRST_DEADLINE_S,
+        request: bytes = REQUEST,
+    ) -> None:
+        self._request = request
         self.last: Inventory = NO_GPUS
         self.last_at: float | None = None
         self.trouble: str | None = None
@@ -87,7 +94,7 @@ class GpuReader:
             self._tell_silence(now)
             return False
         try:
-            connection.send(REQUEST + b"\n")
+            connection.send(self._request + b"\n")
         except OSError:
             self._failed(now, "the process that reads the GPUs has crashed")
             return False
@@ -219,14 +226,14 @@ def _with_known_cards(answer: Inventory, before: Inventory) -> Inventory:
     )
 
 
-def read_once(source: str, box: Path | None = None, timeout_s: float = 5.0) -> Inventory:
+def read_once(source: str, box: Path | None = None, timeout_s: float = 5.0, *, request: bytes = REQUEST) -> Inventory:
     """Read the GPUs once, waiting at most that long; trouble stands in `error`."""
-    return read_once_from(helper_spawn(source, box), timeout_s)
+    return read_once_from(helper_spawn(source, box), timeout_s, request=request)
 
 
-def read_once_from(spawn: Spawn, timeout_s: float) -> Inventory:
+def read_once_from(spawn: Spawn, timeout_s: float, *, request: bytes = REQUEST) -> Inventory:
     """Do the same with a helper of the caller's."""
-    reader = GpuReader(first_deadline_s=timeout_s)
+    reader = GpuReader(first_deadline_s=timeout_s, request=request)
     reader.start(spawn)
     end = time.monotonic() + timeout_s
     try:

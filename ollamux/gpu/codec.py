@@ -6,14 +6,17 @@ import json
 from dataclasses import asdict, fields
 from typing import Any
 
-from ollamux.gpu.model import Gpu, GpuProcess, Inventory
+from ollamux.gpu.model import Gpu, GpuProcess, Inventory, Link
 
 SCHEMA = "ollamux.gpus/1"
 
 
 def inventory_to_json(inventory: Inventory) -> str:
     """Write an inventory as one line."""
-    return json.dumps({"schema": SCHEMA, **asdict(inventory)}, separators=(",", ":"))
+    plain = asdict(inventory)
+    if inventory.links is None:
+        del plain["links"]
+    return json.dumps({"schema": SCHEMA, **plain}, separators=(",", ":"))
 
 
 def inventory_from_json(text: str | bytes) -> Inventory:
@@ -23,7 +26,12 @@ def inventory_from_json(text: str | bytes) -> Inventory:
         if plain["schema"] != SCHEMA:
             raise ValueError(f"unknown schema {plain['schema']!r}")
         gpus = tuple(_gpu(item) for item in plain["gpus"])
-        whole = {"gpus": gpus, "unsupported": tuple(plain.get("unsupported", ()))}
+        links = plain.get("links")
+        whole = {
+            "gpus": gpus,
+            "unsupported": tuple(plain.get("unsupported", ())),
+            "links": None if links is None else tuple(Link(**_known(Link, item)) for item in links),
+        }
         return Inventory(**{**_known(Inventory, plain), **whole})
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not an inventory: {error}") from error

@@ -1,14 +1,15 @@
 """The process that reads the GPUs: `python -m ollamux.gpu.helper --source auto|nvml|simulated|none [--box DIR]`.
 
-A line "sample" on its input is answered by one line of JSON; it ends with its input. What reads the cards can hang and
-crash, and takes only this process with it. Nothing but answers ever reaches its output.
+A line "sample" on its input is answered by one line of JSON, and so is "topology", which tells besides how the cards
+are joined; it ends with its input. What reads the cards can hang and crash, and takes only this process with it.
+Nothing but answers ever reaches its output.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ollamux.gpu.model import Inventory
 
 SOURCES = ("auto", "nvml", "simulated", "none")
 REQUEST = b"sample"
+TOPOLOGY = b"topology"
+Read = Callable[[], Inventory]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,20 +33,21 @@ def main(arguments: Sequence[str]) -> int:
     # Libraries print where they like; from here on that is not where the answers go.
     os.dup2(2, 1)
     try:
-        _serve(reader_for(source, box), answers)
+        _serve({word: reader_for(source, box, word) for word in (REQUEST, TOPOLOGY)}, answers)
     except BrokenPipeError:
         # Whoever asked is gone, and with it the reason to be here.
         pass
     return 0
 
 
-def _serve(read: Callable[[], Inventory], answers: int) -> None:
+def _serve(readers: Mapping[bytes, Read], answers: int) -> None:
     with open(0, "rb", buffering=0, closefd=False) as requests:
         pending = b""
         while chunk := requests.read(4096):
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                if line.strip() == REQUEST:
+                read = readers.get(line.strip())
+                if read is not None:
                     _write(answers, inventory_to_json(read()).encode() + b"\n")
 
 
@@ -52,23 +56,25 @@ def _write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def reader_for(source: str, box: str | None = None) -> Callable[[], Inventory]:
+def reader_for(source: str, box: str | None = None, word: bytes = REQUEST) -> Read:
     """Return the function that reads the cards; what it needs is imported only then."""
     if source == "simulated":
         from ollamux.gpu import simulated
 
-        return lambda: simulated.read_inventory(Path(box or "."))
+        read = simulated.read_inventory if word == REQUEST else simulated.read_topology
+        return lambda: read(Path(box or "."))
     if source == "none":
         return Inventory
     from ollamux.gpu import nvml
 
-    return nvml.read_inventory if source == "nvml" else _read_all
+    of_nvidia = nvml.read_inventory if word == REQUEST else nvml.read_topology
+    return of_nvidia if source == "nvml" else lambda: _with_amd(of_nvidia())
 
 
-def _read_all() -> Inventory:
-    from ollamux.gpu import nvml, sysfs
+def _with_amd(nvidia: Inventory) -> Inventory:
+    from ollamux.gpu import sysfs
 
-    return merged(nvml.read_inventory(), sysfs.read_inventory())
+    return merged(nvidia, sysfs.read_inventory())
 
 
 def merged(nvidia: Inventory, amd: Inventory) -> Inventory:

@@ -62,13 +62,26 @@ class Gpu:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How the cards with the UUIDs `a` and `b` reach each other: a kind of `ollamux.domain.links`.
+
+    `nvlinks` is how many NVLinks between them are active, None where the driver does not tell.
+    """
+
+    a: str
+    b: str
+    kind: str
+    nvlinks: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """All devices at one moment. `source` is "nvml", "sysfs", "simulated" or "none".
 
     `error` says in plain words why the cards could not be read (no driver, mismatch, hang), or None; `error_key` names
     the kind and never changes: "missing", "not-loaded", "mismatch", "denied", "lost", "odd", "silent" or "unread".
     Cards are in nvidia-smi order; MIG slices follow their card. `unsupported` names the cards of other makers, which no
-    instance can be pinned to.
+    instance can be pinned to. `links` is None where nobody asked how the cards are joined.
     """
 
     source: str = "none"
@@ -78,6 +91,7 @@ class Inventory:
     error: str | None = None
     error_key: str | None = None
     unsupported: tuple[str, ...] = ()
+    links: tuple[Link, ...] | None = None
 
 
 NO_GPUS = Inventory()

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from ollamux.gpu.model import Gpu, Inventory
+from ollamux.gpu.model import Gpu, Inventory, Link
+from ollamux.gpu.nvml_links import card_links
 from ollamux.gpu.nvml_values import (
     GPU_IS_LOST,
     UNKNOWN,
@@ -86,6 +87,21 @@ def read_inventory() -> Inventory:
         cuda=_cuda(value(library, "nvmlSystemGetCudaDriverVersion")),
         gpus=tuple(_cards(library, count)),
     )
+
+
+def read_topology() -> Inventory:
+    """Read all NVIDIA cards and how each two of them are joined."""
+    inventory = read_inventory()
+    library = _session.library
+    if library is None:
+        return inventory
+    links: tuple[Link, ...] = ()
+    try:
+        count = int(library.nvmlDeviceGetCount())
+        links = card_links(library, count)
+    except library.NVMLError:
+        pass  # it has failed since the sample, which the next one will tell; of the links nothing is known
+    return replace(inventory, links=links)
 
 
 def _forget(library: ModuleType) -> None:

@@ -168,6 +168,14 @@ def read_inventory(box: Path) -> Inventory:
     return Inventory(source="simulated", driver=DRIVER, cuda=CUDA, gpus=sample(box))
 
 
+def read_topology(box: Path) -> Inventory:
+    """Return the same, and how the cards are joined."""
+    from ollamux.gpu.simulated_links import board_links
+
+    inventory = read_inventory(box)
+    return replace(inventory, links=board_links(inventory.gpus))
+
+
 def visible_cards(cards: Sequence[Gpu], mask: str | None, vendor: str = "nvidia") -> tuple[Gpu, ...]:
     """Return what a mask such as CUDA_VISIBLE_DEVICES leaves visible, in the order of the mask.
 

@@ -6,7 +6,7 @@ figures and no layout here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -47,6 +47,7 @@ _ASCII = str.maketrans(
         "’": "'",
         "→": "->",
         "↑": "^",
+        "↓": "v",
         "└": "-",
         "×": "x",
         "·": ".",
@@ -64,6 +65,8 @@ _ASCII = str.maketrans(
 )
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_SPARK = "▁▂▃▄▅▆▇█"
+_ASCII_SPARK = "_.,-=+*#"
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ASCII_SPINNER = "|/-\\"
 _LONGEST = 2000
@@ -146,6 +149,18 @@ class Pen:
             eighth = 1
         filled_text = "█" * whole + (_EIGHTHS[eighth] if eighth else "")
         return ((filled_text, style), (" " * (width - len(filled_text)), ""))
+
+    def spark(self, percents: Sequence[float | None], width: int) -> Spans:
+        """Return a line of that width for the last of the values, the newest at the right; the unknown is a gap."""
+        kept = percents[-width:] if width > 0 else ()
+        marks = _SPARK if self.unicode else _ASCII_SPARK
+        last = len(marks) - 1
+        drawn = "".join(" " if v is None else marks[min(max(round(v * last / 100), 0), last)] for v in kept)
+        return (self.unseen(width - len(drawn)), (drawn, "fill"))
+
+    def unseen(self, width: int) -> Span:
+        """Return what stands before the first of the values, and leads the eye to them."""
+        return (("·" if self.unicode else " ") * max(width, 0), "dim")
 
     def spinner(self, frame: int) -> str:
         """Return the sign of something in progress."""

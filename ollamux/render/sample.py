@@ -183,4 +183,5 @@ def _with_models(status: Status) -> Status:
 def _process(
     gpu: str | None, pid: int, kind: str, instance: str | None, name: str, memory_bytes: int | None
 ) -> ProcessView:
-    return ProcessView(gpu=gpu, pid=pid, kind=kind, instance=instance, name=name, memory_bytes=memory_bytes)
+    user = "root" if kind == "foreign" else "ada"
+    return ProcessView(gpu=gpu, pid=pid, kind=kind, instance=instance, name=name, memory_bytes=memory_bytes, user=user)

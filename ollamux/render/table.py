@@ -11,6 +11,7 @@ from ollamux.render.groups import group, loaded_models
 from ollamux.render.head import draw_foot, draw_head
 from ollamux.render.overview import draw_body
 from ollamux.render.pen import Pen
+from ollamux.render.topology import draw_best_pair, draw_topology
 from ollamux.render.views import draw_gpus, draw_instances, draw_models, draw_processes
 
 _NARROWEST = 20
@@ -81,16 +82,21 @@ def _view(pen: Pen, status: Status, view: str, *, wide: bool, now: float | None)
         drawn, count = draw_instances(pen, status, wide=wide, now=now), len(status.instances)
     elif view == "models":
         drawn, count = draw_models(pen, status, full=True, now=now), len(loaded_models(status))
+    elif view == "topology":
+        drawn, count = draw_topology(pen, status), len(status.gpus)
     else:
         drawn, count = draw_processes(pen, status), len(status.processes)
     lines, width = drawn
     width = min(max(width, 80), pen.width)
-    trouble = [*_gpu_trouble(pen, status, pen.width), *_other_cards(pen, status)] if view == "gpus" else []
+    trouble = _gpu_trouble(pen, status, pen.width) if view in ("gpus", "topology") else []
+    trouble += _other_cards(pen, status) if view == "gpus" else []
     if count:
         lines = [pen.rule(width), lines[0], pen.rule(width, double=True), *lines[1:], *trouble]
     else:
         none = {"instances": "No instances.", "models": "No model is loaded.", "processes": "No processes."}
         lines = [pen.rule(width), *(trouble or pen.hanging(pen.text(none.get(view, "")), indent=1, width=width))]
+    if view == "topology":
+        lines += [pen.rule(width), *draw_best_pair(pen, status, width=width)]
     if view == "instances" or status.supervisor is None:
         lines += [pen.rule(width), *draw_foot(pen, status, width=pen.width)]
     return lines

@@ -192,6 +192,7 @@ def draw_processes(pen: Pen, status: Status) -> Drawn:
         Column(title="Kind", items=[pen.text(p.kind, "wait" if p.kind == "foreign" else "") for p in processes]),
         Column(title="Instance", name=True, enough=12, items=[pen.name(p.instance or words.DASH) for p in processes]),
         _column(pen, processes, "Memory", lambda p: words.gib(p.memory_bytes), right=True, rank=1),
+        Column(title="User", rank=2, items=[pen.name(p.user or words.DASH) for p in processes]),
         Column(title="Process", name=True, items=[pen.name(p.name) for p in processes]),
     ]
     return flat_table(pen, columns)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ollamux import __version__
@@ -250,5 +250,6 @@ def _processes(units: tuple[Unit, ...], inventory: Inventory) -> tuple[ProcessVi
         for uuid, found in cards.get(pid) or [(None, None)]:
             name = (found.name if found is not None else None) or (seen.comm if seen is not None else kind)
             memory = None if found is None else found.memory_bytes
-            rows.append(ProcessView(gpu=uuid, pid=pid, kind=kind, instance=instance, name=name, memory_bytes=memory))
+            row = ProcessView(gpu=uuid, pid=pid, kind=kind, instance=instance, name=name, memory_bytes=memory)
+            rows.append(replace(row, user=procs.owner(pid)))
     return tuple(rows)

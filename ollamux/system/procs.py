@@ -6,6 +6,7 @@ Everything here may race with a process that ends: a process that is gone reads 
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import NamedTuple
 
 from ollamux.system.patience import patiently
@@ -173,6 +174,26 @@ def holds_lock(pid: int, path: str) -> bool:
 def boot_id() -> str:
     """Return what tells one boot from another."""
     return (_read("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
+
+
+def owner(pid: int) -> str | None:
+    """Return whose process it is: a name where /etc/passwd has one, else the number; None where it is not shown.
+
+    Directory services are not asked: they may take minutes, and whoever asks here does not wait.
+    """
+    for line in (_read(f"/proc/{pid}/status") or b"").splitlines():
+        if line.startswith(b"Uid:"):
+            return _local_name(int(line.split()[1]))
+    return None
+
+
+@lru_cache(maxsize=256)
+def _local_name(uid: int) -> str:
+    for line in (_read("/etc/passwd", 1 << 20) or b"").splitlines():
+        fields = line.split(b":")
+        if len(fields) > 2 and fields[2] == b"%d" % uid:
+            return fields[0].decode(errors="replace")
+    return str(uid)
 
 
 def user_name(uid: int) -> str:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,13 +169,17 @@ class Terminal:
     """The command on a pseudo-terminal of its own, as its foreground job."""
 
     def __init__(
-        self, place: Place, *words: str, columns: int = 100, env: Mapping[str, str | None] | None = None
+        self,
+        place: Place,
+        *words: str,
+        columns: int = 100,
+        env: Mapping[str, str | None] | None = None,
+        program: Sequence[str] = (COMMAND,),
     ) -> None:
         self.fd, tail = pty.openpty()
-        fcntl.ioctl(tail, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        self.process = place.popen(
-            *words, env=env, stdin=tail, stdout=tail, stderr=tail, program=[sys.executable, "-c", _FOREGROUND, COMMAND]
-        )
+        self.resize(columns, tail)
+        program = [sys.executable, "-c", _FOREGROUND, *program]
+        self.process = place.popen(*words, env=env, stdin=tail, stdout=tail, stderr=tail, program=program)
         os.close(tail)
         self.raw = ""
 
@@ -200,6 +204,21 @@ class Terminal:
         while what not in self.text:
             assert time.monotonic() < deadline, f"never shown: {what!r}\n{self.text}"
             assert self._read(0.1) or what in self.text, f"ended without showing {what!r}\n{self.text}"
+
+    def resize(self, columns: int, fd: int | None = None) -> None:
+        """Change the width, which the foreground job is told by a signal."""
+        fcntl.ioctl(self.fd if fd is None else fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+
+    def is_line_by_line(self) -> bool:
+        """Whether the terminal echoes, and gives a line at a time, as a shell expects it."""
+        flags = termios.tcgetattr(self.fd)[3]
+        return bool(flags & termios.ICANON) and bool(flags & termios.ECHO)
+
+    def forget(self) -> None:
+        """Let `wait_for` look only at what is shown from now on."""
+        while select.select([self.fd], [], [], 0)[0] and self._read(0.0):
+            pass
+        self.raw = ""
 
     def type(self, keys: str) -> None:
         os.write(self.fd, keys.encode())

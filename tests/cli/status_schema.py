@@ -134,6 +134,13 @@ PROCESS = thing(
     instance=nullable(TEXT),
     name=TEXT,
     memory_bytes=nullable(WHOLE),
+    user=nullable(TEXT),
+)
+LINK = thing(
+    a=UUID,
+    b=UUID,
+    kind=one_of("nvlink", "same-board", "switch", "switches", "host-bridge", "socket", "system", "unknown"),
+    nvlinks=nullable(WHOLE),
 )
 HEAD = {
     "schema": {"const": "ollamux.status/1"},
@@ -148,6 +155,8 @@ LISTS = {"gpus": some(GPU), "instances": some(INSTANCE), "models": some(MODEL), 
 
 def status_schema(view: str | None = None) -> dict[str, Any]:
     """Return the JSON Schema of the whole object, or of one view of it."""
+    if view == "topology":
+        return thing(**HEAD, gpus=LISTS["gpus"], links=some(LINK))
     lists = {name: LISTS[name] for name in LISTS if view in (None, name)}
     return thing(**HEAD, **lists)
 

@@ -55,7 +55,7 @@ def loaded(simulation: Place) -> Place:
     return simulation
 
 
-@pytest.mark.parametrize("view", [None, "gpus", "instances", "models", "processes"])
+@pytest.mark.parametrize("view", [None, "gpus", "instances", "models", "processes", "topology"])
 @pytest.mark.parametrize("flag", [[], ["--simulated"]], ids=["found", "named"])
 def test_status_as_json_keeps_its_contract(loaded: Place, view: str | None, flag: list[str]) -> None:
     result = loaded.ok("status", *([view] if view else []), "-o", "json", *flag)
@@ -78,7 +78,7 @@ def test_status_without_a_supervisor_keeps_the_contract_too(place: Place) -> Non
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120, 200])
-@pytest.mark.parametrize("words", ["", "gpus", "instances", "models", "processes", "-o wide"])
+@pytest.mark.parametrize("words", ["", "gpus", "instances", "models", "processes", "topology", "-o wide"])
 def test_C30_status_fits_the_screen(loaded: Place, columns: int, words: str) -> None:
     result = loaded.ok("status", "--simulated", *words.split(), env={"COLUMNS": str(columns)})
     lines = result.out.rstrip("\n").split("\n")

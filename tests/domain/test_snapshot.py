@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from ollamux.domain.snapshot import (
     HostView,
     InstanceModelView,
     InstanceView,
+    LinkView,
     ModelView,
     ProcessView,
     Status,
@@ -41,9 +43,10 @@ PROMISED = {
     "instances.canary": "model at ok seconds reason",
     "instances.models": "name size_bytes size_vram_bytes context_length expires_at",
     "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers",
-    "processes": "gpu pid kind instance name memory_bytes",
+    "processes": "gpu pid kind instance name memory_bytes + user",
 }
 LISTS = ("gpus", "instances", "models", "processes")
+LINKS = "a b kind nvlinks"
 
 
 def maybe(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -79,6 +82,7 @@ STATUS = some(
     ),
     models=several(some(ModelView, layers=st.sampled_from((None, {"offloaded": 37, "total": 37})))),
     processes=several(some(ProcessView)),
+    links=st.just(()),
 )
 
 FULL = Status(
@@ -108,6 +112,7 @@ FULL = Status(
         expires_at=None, layers={"offloaded": 37, "total": 37},
     ),),
     processes=(ProcessView(gpu="GPU-1", pid=4311, kind="runner", instance="gpu0", name="llama", memory_bytes=None),),
+    links=(LinkView(a="GPU-1", b="GPU-2", kind="nvlink", nvlinks=4),),
 )  # fmt: skip
 
 
@@ -148,12 +153,18 @@ def test_it_reads_back_as_it_was(status: Status) -> None:
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_leaves_the_other_lists_out(view: str) -> None:
     plain = as_json(FULL, view)
-    assert set(plain) & set(LISTS) == {view}
-    assert plain[view] == as_json(FULL)[view]
-    assert set(plain) - set(LISTS) == set(PROMISED[""].split()) - set(LISTS)
+    kept = VIEWS[view]
+    every = {*LISTS, "links"}
+    assert set(plain) & every == set(kept)
+    assert set(plain) - every == set(PROMISED[""].split()) - every
     read = from_json(plain)
-    assert getattr(read, view) == getattr(FULL, view)
-    assert not any(getattr(read, other) for other in LISTS if other != view)
+    assert all(getattr(read, name) == getattr(FULL, name) for name in kept)
+    assert not any(getattr(read, other) for other in every - set(kept))
+
+
+def test_links_are_told_only_where_they_were_asked_for() -> None:
+    assert "links" not in as_json(FULL)
+    assert [set(link) for link in as_json(FULL, "topology")["links"]] == [set(LINKS.split())]
 
 
 def test_keys_of_a_later_version_are_ignored() -> None:
@@ -161,4 +172,4 @@ def test_keys_of_a_later_version_are_ignored() -> None:
     for part in (plain, plain["supervisor"], plain["host"], *(plain[name][0] for name in LISTS)):
         part["of_a_later_version"] = {"a": [1]}
     plain["instances"][0]["models"][0]["of_a_later_version"] = 1
-    assert from_json(plain) == FULL
+    assert from_json(plain) == replace(FULL, links=())

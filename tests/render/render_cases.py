@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ollamux.domain.snapshot import GpuView, InstanceModelView, InstanceView, ModelView, Status
+from ollamux.domain.snapshot import GpuView, InstanceModelView, InstanceView, LinkView, ModelView, Status
 from ollamux.render.sample import sample_status, uuid_of
 
 GIB = 1024**3
@@ -263,6 +263,19 @@ def unmeasured() -> Status:
 def empty() -> Status:
     status = sample_status(0, trouble=False)
     return replace(status, host=replace(status.host, driver=None, cuda=None, gpus_source="none"))
+
+
+def joined(count: int = 8) -> Status:
+    """Two sockets, a switch for each two cards, two bridges of NVLink, and one card that nobody tells anything of."""
+    status = sample_status(count, trouble=False)
+    half, links = count // 2, []
+    for a in range(count):
+        for b in range(a + 1, count):
+            kind = "system" if a < half <= b else "switch" if a // 2 == b // 2 else "host-bridge"
+            nvlinks = 4 if (a, b) in ((0, 1), (4, 5)) else 0
+            kind = "unknown" if b == count - 1 else "nvlink" if nvlinks else kind
+            links.append(LinkView(a=uuid_of(a), b=uuid_of(b), kind=kind, nvlinks=nvlinks))
+    return replace(status, links=tuple(links))
 
 
 CASES: tuple[Callable[[], Status], ...] = (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from render_cases import CASES, hostile_names, several_cards, troubled, worst
+from render_cases import CASES, hostile_names, joined, several_cards, troubled, worst
 
 from ollamux.domain.snapshot import VIEWS, Status
 from ollamux.render.table import status_table
@@ -50,6 +50,14 @@ def test_a_view_is_drawn_as_before(view: str) -> None:
             table = status_table(case(), width=width, color=False, unicode=True, view=view, wide=wide)
             parts.append(f"[{case.__name__}, {width} columns{', wide' if wide else ''}]\n{table}\n")
     compare(f"view_{view}", "\n".join(parts))
+
+
+def test_the_matrix_of_a_large_box_is_drawn_as_before() -> None:
+    parts = []
+    for count, width, unicode in ((8, 60, True), (8, 80, True), (8, 200, True), (16, 60, True), (16, 80, False)):
+        table = status_table(joined(count), width=width, color=False, unicode=unicode, view="topology")
+        parts.append(f"[{count} cards, {width} columns{'' if unicode else ', ASCII'}]\n{table}\n")
+    compare("topology_of_many", "\n".join(parts))
 
 
 def test_the_coloured_table_is_drawn_as_before() -> None:

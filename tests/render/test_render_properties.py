@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from render_cases import CASES, eight_cards, hostile_names, simulated, stale_sample, troubled
 from rich.cells import cell_len
 
+from ollamux.domain.links import KINDS
 from ollamux.domain.snapshot import (
     VIEWS,
     GpuView,
     HostView,
     InstanceModelView,
     InstanceView,
+    LinkView,
     ModelView,
     ProcessView,
     Status,
@@ -138,7 +140,9 @@ processes = st.builds(
     instance=maybe_text,
     name=texts,
     memory_bytes=maybe_number,
+    user=maybe_text,
 )
+links = st.builds(LinkView, a=uuids, b=uuids, kind=st.sampled_from(KINDS) | texts, nvlinks=maybe_number)
 statuses = st.builds(
     Status,
     version=texts,
@@ -160,6 +164,7 @@ statuses = st.builds(
     instances=st.lists(instances, max_size=3).map(tuple),
     models=st.lists(models, max_size=3).map(tuple),
     processes=st.lists(processes, max_size=3).map(tuple),
+    links=st.lists(links, max_size=4).map(tuple),
 )
 views = st.sampled_from([None, *VIEWS])
 

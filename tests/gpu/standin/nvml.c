@@ -245,6 +245,12 @@ int nvmlDeviceGetNvLinkState(Device card, unsigned link, unsigned *active) {
     return code;
 }
 
+int nvmlDeviceGetNvLinkRemoteDeviceType(Device card, unsigned link, unsigned *type) {
+    char key[32];
+    snprintf(key, sizeof key, "nvlink.%u.type", link);
+    return whole(card, key, type);
+}
+
 int nvmlDeviceGetNvLinkRemotePciInfo_v2(Device card, unsigned link, struct pci *info) {
     char key[32];
     snprintf(key, sizeof key, "nvlink.%u", link);
