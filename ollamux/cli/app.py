@@ -162,7 +162,7 @@ def restart(
     names: Names = None,
     every: All = False,
     rolling: Annotated[
-        bool, typer.Option("--rolling", help="One at a time, the next only when the last is READY.")
+        bool, typer.Option("--rolling", help="One at a time, the next only when the last is READY; without names all.")
     ] = False,
     if_unhealthy: Annotated[
         bool, typer.Option("--if-unhealthy", help="Only those that a restart may mend; for cron.")

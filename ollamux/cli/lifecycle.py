@@ -52,6 +52,7 @@ def change(
     timeout_s = seconds(timeout, "--timeout")
     if names and every:
         raise UsageError("names and --all exclude each other")
+    every = every or (rolling and not names and not if_unhealthy)  # one at a time is no fleet restart by accident
     try:
         status, which = question({"cmd": "status"}, simulated=simulated)
     except NotRunningError:

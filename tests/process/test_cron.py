@@ -119,7 +119,7 @@ def test_R85_cron_has_nothing_to_mail_while_all_is_well(box: Box) -> None:
 
     for words in (
         ("restart", "--all", "-q"),
-        ("restart", "--all", "--rolling", "-q"),
+        ("restart", "--rolling", "--if-running", "-q"),
         ("restart", "a", "--if-running", "-q"),
         ("restart", "--if-unhealthy", "-q"),
         ("stop", "b", "-q"),

@@ -1,4 +1,4 @@
-"""A real server on a machine without a GPU, pinned to a card that only the stand-in driver shows: it falls to the CPU."""
+"""A real server without a GPU, pinned to a card that only the stand-in driver shows: it falls to the CPU."""
 
 from __future__ import annotations
 
