@@ -6,6 +6,7 @@ fresh and takes the outcome from where the validation left it. Not meant to be t
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -50,13 +51,25 @@ def main(words: Sequence[str], env: Mapping[str, str], loaded: Loaded | None = N
     except OllamuxError as error:
         told = error
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        told = OllamuxError(f"the supervisor could not start: {error.strerror or error}{where}")
+        told = _refused(error)
     if ready is None:
         os.write(2, error_text(told).encode("utf-8", "replace"))
     else:
         _tell(ready, f"{int(told.exit_code)}\n{error_text(told)}")
     return int(told.exit_code)
+
+
+def _refused(error: OSError) -> OllamuxError:
+    """Return the error for what the machine would not give us: that is no mistake of ours, and may be over soon."""
+    where = f": {error.filename}" if error.filename else ""
+    code = Exit.PERMISSION if isinstance(error, PermissionError) else Exit.DEGRADED
+    hint = {
+        errno.EMFILE: "it may open too few files: ulimit -n tells how many, ulimit -n 1024 raises it",
+        errno.ENFILE: "the whole machine has too many files open: sysctl fs.file-nr tells",
+        errno.ENOSPC: "the disk is full: df tells which",
+        errno.ENOMEM: "there is no memory left: free tells",
+    }.get(error.errno or 0)
+    return OllamuxError(f"the supervisor could not start: {error.strerror or error}{where}", hint=hint, exit_code=code)
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A user who may have no more processes. The limit does not bind root, so root tests it as somebody else."""
+"""A user who may have no more processes, or open too few files. The first limit does not bind root: somebody else tests it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from process_box import Box, wait_for
+from process_box import COMMAND, Box, wait_for
 
 NOBODY = 54321
 """A user without a name and without any other process."""
@@ -56,3 +56,18 @@ def test_R18_without_a_process_to_spare_a_start_is_tried_again(open_box: Box) ->
     assert "FAILED" not in box.changes("a")
     allow(soft)
     assert box.wait_started("a", 2)["phase"] == "READY"
+
+
+@pytest.mark.parametrize("words", [("up",), ("up", "-d")])
+@pytest.mark.parametrize("most", [8, 12])
+def test_R19_a_supervisor_that_may_open_too_few_files_says_so(box: Box, words: tuple[str, ...], most: int) -> None:
+    """It is no internal error: the machine would not give what a start needs."""
+    box.config("a")
+    limited = ["prlimit", f"--nofile={most}", str(COMMAND), *words, "--config", str(box.config_path)]
+
+    done = subprocess.run(limited, env=box.env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 6, done.stderr
+    assert "the supervisor could not start: Too many open files" in done.stderr
+    assert "ulimit -n 1024 raises it" in done.stderr
+    assert box.starts("a") == []
