@@ -1,4 +1,7 @@
-"""A user who may have no more processes, or open too few files. The first limit does not bind root: somebody else tests it."""
+"""A user who may have no more processes, and a supervisor that may open too few files.
+
+The first limit does not bind root, so root tests it as somebody else.
+"""
 
 from __future__ import annotations
 
