@@ -10,9 +10,10 @@ import typer
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.config_words import config_app
-from ollamux.cli.offers import Plain, fault_names, instance_names, view_names
+from ollamux.cli.look_words import doctor, events, logs, status, top
+from ollamux.cli.offers import Plain, fault_names, instance_names
 from ollamux.cli.service_words import service_app
-from ollamux.cli.words_shared import EXIT_CODES, Config, Quiet
+from ollamux.cli.words_shared import EXIT_CODES, Config, Names, Quiet, Simulated
 
 app = typer.Typer(
     name="ollamux",
@@ -26,15 +27,8 @@ app = typer.Typer(
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
 app.add_typer(service_app, name="service", epilog=EXIT_CODES)
 
-Simulated = Annotated[bool, typer.Option("--simulated", help="Mean the simulation, not the real thing.")]
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to the question.")]
-
-
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Instances, by name or glob.", autocompletion=instance_names),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -206,92 +200,8 @@ def reload(
     return reload(dry_run=dry_run, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
-@app.command(epilog=EXIT_CODES)
-def status(
-    view: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[gpus|instances|models|processes|topology]",
-            help="One view instead of the whole box.",
-            autocompletion=view_names,
-        ),
-    ] = None,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="table|wide|json")] = "table",
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw again and again, until Ctrl-C.")] = False,
-    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between.")] = "2",
-    config: Config = None,
-    simulated: Simulated = False,
-) -> int:
-    """Show the whole box: GPUs, instances, models."""
-    from ollamux.cli.status import status
-
-    return status(view, output=output, watch=watch, interval=interval, config=config, simulated=simulated)
-
-
-@app.command(epilog=EXIT_CODES)
-def top(
-    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between two looks.")] = "1",
-    simulated: Simulated = False,
-) -> int:
-    """Watch the box live, with its history; restart an instance by key.
-
-    ? shows the keys, q quits.
-    """
-    from ollamux.cli.top import top
-
-    return top(interval=interval, simulated=simulated)
-
-
-@app.command(epilog=EXIT_CODES)
-def logs(
-    names: Names = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines of each instance.")] = 100,
-    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="As 10m, or 2026-01-31T12:00.")] = None,
-    grep: Annotated[str | None, typer.Option("--grep", metavar="REGEX", help="Only lines that match.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="Also the lines of our own health checks.")] = False,
-    config: Config = None,
-    simulated: Simulated = False,
-) -> int:
-    """Show what the servers wrote, merged in order of time."""
-    from ollamux.cli.logs import logs
-
-    return logs(
-        names, follow=follow, lines=lines, since=since, grep=grep, probes=every, config=config, simulated=simulated
-    )
-
-
-@app.command(epilog=EXIT_CODES)
-def events(
-    names: Names = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more happens.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last ones.")] = 50,
-    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
-    simulated: Simulated = False,
-) -> int:
-    """Show changes of state and their reasons."""
-    from ollamux.cli.events import events
-
-    return events(names, follow=follow, lines=lines, output=output, simulated=simulated)
-
-
-@app.command(epilog=EXIT_CODES)
-def doctor(
-    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
-    bundle: Annotated[
-        str | None, typer.Option("--bundle", metavar="FILE", help="Also write all of it to a .tar.gz, without secrets.")
-    ] = None,
-    config: Config = None,
-    simulated: Simulated = False,
-    root: Annotated[str, typer.Option("--root", hidden=True)] = "/",
-) -> int:
-    """Find out what is wrong here, and the command that mends it.
-
-    Changes nothing. Ends with 6 if something is broken.
-    """
-    from ollamux.cli.doctor import doctor
-
-    return doctor(output=output, config=config, simulated=simulated, bundle=bundle, root=root)
+for _command in (status, top, logs, events, doctor):
+    app.command(epilog=EXIT_CODES)(_command)
 
 
 @app.command(epilog=EXIT_CODES, cls=Plain)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
+from ollamux.config.keys import ANY
 from ollamux.config.rules import Wrong, kind
 from ollamux.domain.spec import GpuRef, GpuRefKind
 
@@ -70,3 +73,38 @@ def _not_a_gpu(text: str) -> Wrong:
             _SHOWN_BY,
         )
     return Wrong(GPU_RULE, _SHOWN_BY)
+
+
+def gpu_list(value: object, each: Callable[[object], Any]) -> Any:
+    """Return what `each` makes of a list of GPUs, or the word for no pinning; say of anything else how to write it."""
+    if value == ANY:
+        return ANY
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise Wrong(f"must be a list: gpus = [{value}]")
+    if isinstance(value, str):
+        if value.lower() in ("cpu", "none", ""):
+            raise Wrong("must be a list", "for CPU only write gpus = []")
+        if re.fullmatch(GPU_PATTERN[1:-1], value):
+            raise Wrong(f'must be a list: gpus = ["{value}"]')
+        raise Wrong('must be a list as [0] or ["GPU-…"], [] for CPU only, or "any" for no pinning')
+    if not isinstance(value, list):
+        raise Wrong(f'must be a list, or "any" for no pinning, not {kind(value)}')
+    return each(value)
+
+
+GPUS_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "array",
+            "uniqueItems": True,
+            "items": {
+                "anyOf": [
+                    {"type": "integer", "minimum": 0, "maximum": HIGHEST_INDEX},
+                    {"type": "string", "pattern": GPU_PATTERN},
+                ]
+            },
+        },
+        {"const": ANY},
+    ],
+    "$comment": 'list of index, "GPU-…", "MIG-…", PCI bus id or "amd:0"; `[]`; `"any"`',
+}

@@ -6,7 +6,6 @@ handed to the specification as it is.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,9 +22,9 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from ollamux.config import rules, words
-from ollamux.config.keys import ANY, default_of, key_of, written
-from ollamux.config.refs import GPU_PATTERN, GPU_RULE, HIGHEST_INDEX, parse_ref
-from ollamux.config.rules import Rule, Wrong, kind
+from ollamux.config.keys import default_of, key_of, written
+from ollamux.config.refs import GPU_RULE, GPUS_SCHEMA, gpu_list, parse_ref
+from ollamux.config.rules import Rule, Wrong
 from ollamux.domain.spec import (
     CanarySpec,
     FaultPolicy,
@@ -66,41 +65,8 @@ class _Drawn:
         return dict(self.schema)
 
 
-def _gpus(value: object, each: Any) -> Any:
-    if value == ANY:
-        return ANY
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise Wrong(f"must be a list: gpus = [{value}]")
-    if isinstance(value, str):
-        if value.lower() in ("cpu", "none", ""):
-            raise Wrong("must be a list", "for CPU only write gpus = []")
-        if re.fullmatch(GPU_PATTERN[1:-1], value):
-            raise Wrong(f'must be a list: gpus = ["{value}"]')
-        raise Wrong('must be a list as [0] or ["GPU-…"], [] for CPU only, or "any" for no pinning')
-    if not isinstance(value, list):
-        raise Wrong(f'must be a list, or "any" for no pinning, not {kind(value)}')
-    return each(value)
-
-
-_GPUS_SCHEMA = {
-    "anyOf": [
-        {
-            "type": "array",
-            "uniqueItems": True,
-            "items": {
-                "anyOf": [
-                    {"type": "integer", "minimum": 0, "maximum": HIGHEST_INDEX},
-                    {"type": "string", "pattern": GPU_PATTERN},
-                ]
-            },
-        },
-        {"const": ANY},
-    ],
-    "$comment": 'list of index, "GPU-…", "MIG-…", PCI bus id or "amd:0"; `[]`; `"any"`',
-}
-
 Gpu = Annotated[GpuRef, _By(Rule(check=parse_ref, schema={}, says=GPU_RULE))]
-Gpus = Annotated[tuple[Gpu, ...], WrapValidator(_gpus), _Drawn(_GPUS_SCHEMA)]
+Gpus = Annotated[tuple[Gpu, ...], WrapValidator(gpu_list), _Drawn(GPUS_SCHEMA)]
 Env = Annotated[
     dict[Annotated[str, _By(words.VARIABLE)], Annotated[str, _By(words.CONTENT)]],
     _Drawn({**words.ENV_SCHEMA, "$comment": "table of variables, each value in quotes"}),

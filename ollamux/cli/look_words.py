@@ -1,0 +1,93 @@
+"""The commands that only look, and their words. Nothing is done here: each imports what does it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ollamux.cli.offers import view_names
+from ollamux.cli.words_shared import Config, Names, Simulated
+
+
+def status(
+    view: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[gpus|instances|models|processes|topology]",
+            help="One view instead of the whole box.",
+            autocompletion=view_names,
+        ),
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|wide|json")] = "table",
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Draw again and again, until Ctrl-C.")] = False,
+    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between.")] = "2",
+    config: Config = None,
+    simulated: Simulated = False,
+) -> int:
+    """Show the whole box: GPUs, instances, models."""
+    from ollamux.cli.status import status
+
+    return status(view, output=output, watch=watch, interval=interval, config=config, simulated=simulated)
+
+
+def top(
+    interval: Annotated[str, typer.Option("--interval", metavar="S", help="Seconds between two looks.")] = "1",
+    simulated: Simulated = False,
+) -> int:
+    """Watch the box live, with its history; restart an instance by key.
+
+    ? shows the keys, q quits.
+    """
+    from ollamux.cli.top import top
+
+    return top(interval=interval, simulated=simulated)
+
+
+def logs(
+    names: Names = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more is written.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many lines of each instance.")] = 100,
+    since: Annotated[str | None, typer.Option("--since", metavar="WHEN", help="As 10m, or 2026-01-31T12:00.")] = None,
+    grep: Annotated[str | None, typer.Option("--grep", metavar="REGEX", help="Only lines that match.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also the lines of our own health checks.")] = False,
+    config: Config = None,
+    simulated: Simulated = False,
+) -> int:
+    """Show what the servers wrote, merged in order of time."""
+    from ollamux.cli.logs import logs
+
+    return logs(
+        names, follow=follow, lines=lines, since=since, grep=grep, probes=every, config=config, simulated=simulated
+    )
+
+
+def events(
+    names: Names = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as more happens.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last ones.")] = 50,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+    simulated: Simulated = False,
+) -> int:
+    """Show changes of state and their reasons."""
+    from ollamux.cli.events import events
+
+    return events(names, follow=follow, lines=lines, output=output, simulated=simulated)
+
+
+def doctor(
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+    bundle: Annotated[
+        str | None, typer.Option("--bundle", metavar="FILE", help="Also write all of it to a .tar.gz, without secrets.")
+    ] = None,
+    config: Config = None,
+    simulated: Simulated = False,
+    root: Annotated[str, typer.Option("--root", hidden=True)] = "/",
+) -> int:
+    """Find out what is wrong here, and the command that mends it.
+
+    Changes nothing. Ends with 6 if something is broken.
+    """
+    from ollamux.cli.doctor import doctor
+
+    return doctor(output=output, config=config, simulated=simulated, bundle=bundle, root=root)
