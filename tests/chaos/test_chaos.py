@@ -57,7 +57,11 @@ def test_the_seed_alone_decides_the_plan() -> None:
 @pytest.mark.timeout(300)
 def test_ctrl_c_ends_everything_that_was_started() -> None:
     process = subprocess.Popen(  # noqa: TID251 - tests start their processes as anybody does
-        [*CHAOS, "--minutes", "5", "--no-disks", "--seed", "3", "-v"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [*CHAOS, "--minutes", "5", "--no-disks", "--seed", "3", "-v"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout is not None
     with process.stdout as out:
