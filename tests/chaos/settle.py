@@ -146,25 +146,16 @@ class Quiet:
         level = self._level(pid, wanted)
         first = self._levels.setdefault(pid, level)
         until = time.monotonic() + LONGEST_QUESTION_S
-        while level[0] > first[0] + SLACK and time.monotonic() < until:
+        while _above(level, first) and time.monotonic() < until:
             level = self._level(pid, wanted)
-        if level[0] > first[0] + SLACK or level[1] > first[1]:
+        if _above(level, first):
             held = [os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd") if name != "0"]
             text = f"the supervisor had {first} descriptors and threads and now has {level}: {sorted(held)}"
             world.report(Violation("I6", text))
 
     def _level(self, pid: int, wanted: int) -> tuple[int, int]:
-        return self._fewest_descriptors(pid) - wanted, len(os.listdir(f"/proc/{pid}/task"))
-
-    def _fewest_descriptors(self, pid: int) -> int:
-        fewest = 1 << 20
-        for _ in range(30):
-            try:
-                fewest = min(fewest, len(os.listdir(f"/proc/{pid}/fd")))
-            except OSError:
-                break
-            time.sleep(0.01)
-        return fewest
+        """Return the fewest of each in a moment: a question to a disk has a thread of its own while it takes."""
+        return _fewest(pid, "fd") - wanted, _fewest(pid, "task")
 
     def read_records(self) -> None:
         """No traceback and no word of a bug in anything that was written."""
@@ -195,3 +186,18 @@ def _owns_port(pid: int, host: str, port: int) -> bool:
     except OSError:
         return False
     return stat_of(pid) is not None and bool(inodes & held)
+
+
+def _above(level: tuple[int, int], first: tuple[int, int]) -> bool:
+    return level[0] > first[0] + SLACK or level[1] > first[1]
+
+
+def _fewest(pid: int, kind: str) -> int:
+    fewest = 1 << 20
+    for _ in range(30):
+        try:
+            fewest = min(fewest, len(os.listdir(f"/proc/{pid}/{kind}")))
+        except OSError:
+            break
+        time.sleep(0.01)
+    return fewest
