@@ -52,6 +52,7 @@ class Upkeep:
         self._complained_at = -_COMPLAIN_AGAIN_S
         self._sizes: dict[str, int] = {}
         self._strays: dict[str, int] = {}
+        self._in_place: dict[str, tuple[int, int]] = {}
         self._grown = core.fleet.supervisor.log_total_max_bytes  # who knows what was before us
         core.loop.call_later(INTERVAL_S, self._look)
         core.loop.call_later(INTERVAL_S, self._look_at_logs)
@@ -87,12 +88,12 @@ class Upkeep:
         hurry = False
         paths = [(unit.log_path, unit) for unit in self._core.units.values()]
         for path, unit in (*paths, (f"{self._core.log_dir}/{OWN_LOG}", None)):
-            size = logfile.size(path)
+            size, inode = logfile.size_and_inode(path)
             grown, self._sizes[path] = size - self._sizes.get(path, size), size
             hurry = hurry or grown > most / 4
             self._grown += max(0, grown)
             if unit is not None:
-                self._look_for(unit, most)
+                self._look_for(unit, most, inode)
             if size > most and self._rotate(path, supervisor.log_keep if unit is not None else 1, most):
                 self._sizes[path] = 0
                 if unit is not None:
@@ -103,11 +104,18 @@ class Upkeep:
         delay_s = min(HURRY_S, INTERVAL_S) if hurry else INTERVAL_S
         self._core.loop.call_later(delay_s, self._look_at_logs)
 
-    def _look_for(self, unit: Unit, most: int) -> None:
-        """Say once of a server that its log was deleted or moved; one that nobody can see any more is kept small."""
-        child = unit.child
-        stray = None if child is None else logfile.stray(child.pid, unit.log_path)
-        if child is None or stray is None or family.mark_of(child.pid) != unit.mark:
+    def _look_for(self, unit: Unit, most: int, inode: int) -> None:
+        """Say once of a server that its log was deleted or moved; one that nobody can see any more is kept small.
+
+        While the file at the path is the one that was seen to be this server's, nothing needs to be looked at.
+        """
+        child, seen = unit.child, (unit.state.gen, inode)
+        if child is None or self._in_place.get(unit.name) == seen:
+            return
+        stray = logfile.stray(child.pid, unit.log_path)
+        if stray is None and inode:
+            self._in_place[unit.name] = seen
+        if stray is None or family.mark_of(child.pid) != unit.mark:
             return
         if self._strays.get(unit.name) != unit.state.gen:
             self._strays[unit.name] = unit.state.gen

@@ -28,12 +28,18 @@ def open_log(path: str) -> int:
     return open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 
+def size_and_inode(path: str) -> tuple[int, int]:
+    """Return how large a log is, and what tells its file from another one; zeros where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_ino
+
+
 def size(path: str) -> int:
     """Return the size in bytes, 0 where there is no file."""
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
+    return size_and_inode(path)[0]
 
 
 def tail(path: str, most: int, *, since: int) -> bytes:
