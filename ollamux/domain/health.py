@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from ollamux.domain.text import format_duration
 
@@ -61,6 +62,9 @@ class Health:
     suspicions: Mapping[str, Suspicion] = field(default_factory=dict)
     hung: Complaint | None = None
     canary: Complaint | None = None
+
+
+NOTHING_SEEN: Final = Health()
 
 
 def api_answered(health: Health, error: str | None) -> Health:

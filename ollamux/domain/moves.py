@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from ollamux.domain import events as ev
@@ -18,7 +17,7 @@ def enter(
 ) -> Instance:
     """Change the phase; the deadline of the old one goes with it. `deadline` is (kind, seconds from now) or None."""
     armed = None if deadline is None else Deadline(kind=deadline[0], at=now + deadline[1])
-    return replace(state, phase=phase, deadline=armed, **{"resource": None, **also})
+    return state.but(phase=phase, deadline=armed, **{"resource": None, **also})
 
 
 def spawn(state: Instance, now: float, **also: Any) -> Step:
@@ -45,7 +44,7 @@ def spawn(state: Instance, now: float, **also: Any) -> Step:
 def take_down(state: Instance, now: float, why: Why, **also: Any) -> Step:
     """Ask the leader to end, and remember why."""
     if state.pid is None:  # asked before the shell reported the pid: Spawned finds `why` and goes on from there
-        return Step(replace(state, why=why, **also))
+        return Step(state.but(why=why, **also))
     down = enter(
         state,
         Phase.STOPPING,
@@ -65,7 +64,7 @@ def fail(state: Instance, now: float, reason: str | None, *, retry: bool, **also
 
 def settle(state: Instance, now: float, *, permanent: bool = False, **also: Any) -> Step:
     """Decide what follows now that nothing of the old incarnation exists. `permanent`: to try again soon is no use."""
-    gone = replace(state, pid=None, adopted=False, **also)
+    gone = state.but(pid=None, adopted=False, **also)
     reap = Reap(gen=state.gen)
     if gone.want is Want.DOWN:
         return Step(enter(gone, Phase.STOPPED, now=now, deadline=None, why=None, reason=None, spawns=0), (reap,))
@@ -81,7 +80,7 @@ def settle(state: Instance, now: float, *, permanent: bool = False, **also: Any)
     ):
         return Step(fail(gone, now, not_restarted(gone), retry=False), (reap,))
     if permanent:
-        return Step(fail(replace(gone, failures=gone.failures + 1), now, gone.reason, retry=True), (reap,))
+        return Step(fail(gone.but(failures=gone.failures + 1), now, gone.reason, retry=True), (reap,))
     after = after_failure(gone, now)
     return Step(after.state, (reap, *after.commands))
 

@@ -60,8 +60,7 @@ def reconfigure(state: Instance, event: ev.Reconfigured, now: float) -> Step:
 
     One that has ended for good by its policy is tried again at the slow pace, once the policy allows it.
     """
-    told = replace(
-        state,
+    told = state.but(
         restart=event.restart,
         start_timeout_s=event.start_timeout_s,
         unhealthy_timeout_s=event.unhealthy_timeout_s,
@@ -73,7 +72,7 @@ def reconfigure(state: Instance, event: ev.Reconfigured, now: float) -> Step:
     elif ended and state.why is not Why.GAVE_UP and event.restart.policy is not state.restart.policy:
         again = event.restart.policy is not RestartPolicy.NEVER
         deadline = Deadline(kind=DeadlineKind.RETRY, at=now + event.restart.retry_failed_s) if again else None
-    return Step(replace(told, deadline=deadline))
+    return Step(told.but(deadline=deadline))
 
 
 @_leads_to(Phase.FAILED)
@@ -101,7 +100,7 @@ def _length_s(state: Instance, kind: DeadlineKind) -> float | None:
 @_leads_to()
 def keep_up(state: Instance, event: ev.StartAsked, now: float) -> Step:
     """It runs already, or is about to, and is wanted: what was asked before it had a pid is taken back."""
-    return Step(state if state.shutting_down else replace(state, want=Want.UP, why=None))
+    return Step(state if state.shutting_down else state.but(want=Want.UP, why=None))
 
 
 @_leads_to()
@@ -109,14 +108,14 @@ def come_back(state: Instance, event: ev.Event, now: float) -> Step:
     """It is on its way down: come back after it. Never spawn here, that would be two incarnations."""
     if state.shutting_down:
         return Step(state)
-    return Step(replace(state, want=Want.UP, why=Why.RESTART))
+    return Step(state.but(want=Want.UP, why=Why.RESTART))
 
 
 @_leads_to(Phase.STOPPED)
 def stay_down(state: Instance, event: ev.Event, now: float) -> Step:
     """No process exists and none is wanted."""
     down = enter(state, Phase.STOPPED, now=now, deadline=None, want=Want.DOWN, why=None, reason=None, spawns=0)
-    return Step(replace(down, shutting_down=state.shutting_down or isinstance(event, ev.ShutdownAsked)))
+    return Step(down.but(shutting_down=state.shutting_down or isinstance(event, ev.ShutdownAsked)))
 
 
 @_leads_to(Phase.STOPPING)
@@ -128,7 +127,7 @@ def stop(state: Instance, event: ev.StopAsked, now: float) -> Step:
 @_leads_to()
 def stop_soon(state: Instance, event: ev.StopAsked, now: float) -> Step:
     """It is on its way down already; only the intent changes, never the deadline."""
-    return Step(replace(state, want=Want.DOWN))
+    return Step(state.but(want=Want.DOWN))
 
 
 @_leads_to(Phase.STOPPING)
@@ -141,7 +140,7 @@ def shut_down(state: Instance, event: ev.ShutdownAsked, now: float) -> Step:
 @_leads_to()
 def shut_down_soon(state: Instance, event: ev.ShutdownAsked, now: float) -> Step:
     """It is on its way down; a hurried shutdown shortens the wait, nothing lengthens it."""
-    return _hurry(Step(replace(state, want=Want.DOWN, shutting_down=True)), event, now)
+    return _hurry(Step(state.but(want=Want.DOWN, shutting_down=True)), event, now)
 
 
 def _hurry(decided: Step, event: ev.ShutdownAsked, now: float) -> Step:
@@ -149,7 +148,7 @@ def _hurry(decided: Step, event: ev.ShutdownAsked, now: float) -> Step:
     if not event.hurry or deadline is None or decided.state.phase in SERVING:
         return decided
     sooner = replace(deadline, at=min(deadline.at, now + HURRY_S))
-    return Step(replace(decided.state, deadline=sooner), decided.commands)
+    return Step(decided.state.but(deadline=sooner), decided.commands)
 
 
 @_leads_to(Phase.STOPPING)
@@ -176,7 +175,7 @@ def adopt(state: Instance, event: ev.Adopted, now: float) -> Step:
 @_leads_to(Phase.STOPPING)
 def spawned(state: Instance, event: ev.Spawned, now: float) -> Step:
     """The process exists. What was asked meanwhile is done now."""
-    alive = replace(state, pid=event.pid, spawns=state.spawns + 1)
+    alive = state.but(pid=event.pid, spawns=state.spawns + 1)
     return Step(alive) if alive.why is None else take_down(alive, now, alive.why)
 
 
@@ -185,16 +184,16 @@ def spawn_failed(state: Instance, event: ev.SpawnFailed, now: float) -> Step:
     """There is no process. Trying again soon is pointless where the cause is permanent."""
     if state.want is Want.DOWN:
         return stay_down(state, event, now)
-    told = replace(state, reason=event.reason, why=None)
+    told = state.but(reason=event.reason, why=None)
     if event.permanent:
-        return Step(fail(replace(told, failures=told.failures + 1), now, event.reason, retry=True))
+        return Step(fail(told.but(failures=told.failures + 1), now, event.reason, retry=True))
     return after_failure(told, now)
 
 
 @_leads_to(Phase.STOPPED, Phase.WAITING)
 def spawn_blocked(state: Instance, event: ev.SpawnBlocked, now: float) -> Step:
     """Nothing was started, so the generation was not used. Wait for the resource by name; this is no failure."""
-    unused = replace(state, gen=state.gen - 1, why=None)
+    unused = state.but(gen=state.gen - 1, why=None)
     if state.want is Want.DOWN:
         return stay_down(unused, event, now)
     again = None if event.retry_s is None else (DeadlineKind.RESOURCE, event.retry_s)
@@ -217,7 +216,7 @@ def get_ready(state: Instance, event: ev.HealthPassed, now: float) -> Step:
 @_leads_to()
 def not_yet(state: Instance, event: ev.HealthFailed, now: float) -> Step:
     """Still starting: the deadline rules, but say what is missing."""
-    return Step(state) if state.reason == event.reason else Step(replace(state, reason=event.reason))
+    return Step(state) if state.reason == event.reason else Step(state.but(reason=event.reason))
 
 
 @_leads_to(Phase.UNHEALTHY)
@@ -236,14 +235,14 @@ def get_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
 @_leads_to()
 def still_unhealthy(state: Instance, event: ev.HealthFailed, now: float) -> Step:
     """The deadline stands; a hung runner found meanwhile is ended, once."""
-    told = state if state.reason == event.reason else replace(state, reason=event.reason)
+    told = state if state.reason == event.reason else state.but(reason=event.reason)
     return _end_runner(told, event)
 
 
 def _end_runner(state: Instance, event: ev.HealthFailed) -> Step:
     if event.runner is None or state.runner_ended:
         return Step(state)
-    return Step(replace(state, runner_ended=True), (EndRunner(gen=state.gen, pid=event.runner),))
+    return Step(state.but(runner_ended=True), (EndRunner(gen=state.gen, pid=event.runner),))
 
 
 @_leads_to(Phase.STOPPING)
@@ -274,7 +273,7 @@ def leader_exited(state: Instance, event: ev.LeaderExited, now: float) -> Step:
 @_leads_to(Phase.STOPPED, Phase.WAITING, Phase.STARTING, Phase.FAILED)
 def leader_killed(state: Instance, event: ev.LeaderExited, now: float) -> Step:
     """The leader is gone at last; what fell to us through its death gets the same signal, in the same time."""
-    told = replace(state, last_exit=LastExit(code=event.code, signal=event.signal))
+    told = state.but(last_exit=LastExit(code=event.code, signal=event.signal))
     return Step(told, (KillGroup(gen=state.gen),)) if event.members else settle(told, now)
 
 
@@ -311,7 +310,7 @@ def too_slow(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
 @_leads_to()
 def stable(state: Instance, event: ev.DeadlinePassed, now: float) -> Step:
     """Ready for long enough: earlier failures no longer count."""
-    return Step(replace(state, failures=0, deadline=None)) if _due(state, now) else Step(state)
+    return Step(state.but(failures=0, deadline=None)) if _due(state, now) else Step(state)
 
 
 @_leads_to(Phase.STOPPING)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ollamux.domain import events as ev
-from ollamux.domain.health import Health, SuspectRunner, api_answered, complaint, rested, scheduler_answered
+from ollamux.domain.health import NOTHING_SEEN, SuspectRunner, api_answered, complaint, rested, scheduler_answered
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import SERVING, Phase
 from ollamux.domain.text import safe_text
@@ -158,7 +158,7 @@ class Checks:
         if stranger is not None:
             self._core.dispatch(unit, ev.HealthFailed(gen=gen, reason=stranger))
             return
-        unit.health = Health()
+        unit.health = NOTHING_SEEN
         if self._devices.judge_start(unit):
             self._core.dispatch(unit, ev.HealthPassed(gen=gen))
 

@@ -137,18 +137,17 @@ class Effects:
 
     def _leader_ended(self, unit: Unit) -> None:
         child = unit.child
-        with spare():  # once for all of it: whoever waits for the port waits for this
-            status = None if child is None else child.exit_status()
-            if child is None or status is None:
-                return
-            self._core.loop.unwatch(child.pidfd)
-            unit.leader_ended = True
-            left = family.members(unit.mark, child, self._known())
-            if unit.gpus:
-                self.leader_gone(unit, left)
-            code, by = status
-            # SIGKILL leaves no time for a last word: what the log ends with was said of something else.
-            words = self._words(unit) if unit.state.phase in SERVING and by != "SIGKILL" else None
+        status = None if child is None else child.exit_status()
+        if child is None or status is None:
+            return
+        self._core.loop.unwatch(child.pidfd)
+        unit.leader_ended = True
+        left = family.members(unit.mark, child, self._known())
+        if unit.gpus:
+            self.leader_gone(unit, left)
+        code, by = status
+        # SIGKILL leaves no time for a last word: what the log ends with was said of something else.
+        words = self._words(unit) if unit.state.phase in SERVING and by != "SIGKILL" else None
         unit.last_exit_wall = wall()
         # What stands before the server says so with these two where it cannot run it (setpriv(1)); no server does.
         never_ran = code in (126, 127) and bool(self._starter.launcher) and unit.state.phase is Phase.STARTING
@@ -157,6 +156,7 @@ class Effects:
         )
         self._core.dispatch(unit, event)
 
+    @spare()
     def _words(self, unit: Unit) -> str | None:
         try:
             from ollamux.ollama.words import last_words  # not needed until something dies

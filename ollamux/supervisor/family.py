@@ -118,21 +118,28 @@ def reap_orphans(known: Iterable[int]) -> None:
                 reap_orphan(pid)
 
 
-@spare()
 def members(mark: Mark, leader: Child, known: Iterable[int]) -> list[int]:
     """Return the living processes of an incarnation besides its leader.
 
     While the leader is our unreaped child everything it left is our own child or below one, so that /proc need not be
     searched; its group's number is pinned by the zombie. For an adopted leader all of /proc is searched by marker.
     """
+    keep = frozenset(known)
+    ours = own_children() if leader.ours and leader.ended else None
+    if ours is not None and keep.issuperset(ours):
+        return []  # nothing has fallen to us: no process need be looked at while clients wait for the next server
+    return _members_looked_for(mark, leader, keep)
+
+
+@spare()
+def _members_looked_for(mark: Mark, leader: Child, known: frozenset[int]) -> list[int]:
     if not leader.ours:
         return [pid for pid, found in marked(mark.owner).items() if found == mark and pid != leader.pid]
     ours = own_children()
     if ours is None:
         candidates = procs.pids()
     else:
-        keep = frozenset(known)
-        roots = [pid for pid in ours if pid not in keep]
+        roots = [pid for pid in ours if pid not in known]
         candidates = roots + [below for root in roots for below in procs.descendants(root)]
         if not leader.ended:  # the kernel hands on the children of the dead before it tells us of the death
             candidates += procs.descendants(leader.pid)

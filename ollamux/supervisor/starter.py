@@ -135,7 +135,8 @@ class Starter:
     def _obstacle(self, unit: Unit) -> tuple[str, str, float | None] | None:
         """Return (resource, reason, seconds until the next look) where a start has to wait."""
         limit = self._core.fleet.supervisor.max_parallel_starts
-        if limit and self._core.starts_now(unit) >= (1 if self._first_ever() else limit):
+        under_way = self._core.starts_now(unit) if limit else 0
+        if under_way and under_way >= (1 if self._first_ever() else limit):
             return START_SLOT, "waits for its turn: starts are staggered", None
         left = sorted(pid for pid, claim in self._core.leftovers.items() if claim.mark.instance == unit.name)
         if left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from ollamux.domain.health import Health
+from ollamux.domain.health import NOTHING_SEEN
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Want
 from ollamux.domain.spec import InstanceSpec
@@ -46,7 +46,7 @@ class Unit:
         self.leader_ended = False
         self.member_handles: dict[int, int] = {}
         # What the checks of the present incarnation have shown.
-        self.health = Health()
+        self.health = NOTHING_SEEN
         self.requests: dict[str, Request] = {}
         self.check_timers: dict[str, Timer] = {}
         self.follower: Follower | None = None
@@ -104,7 +104,7 @@ class Unit:
         """Drop what the checks saw of a process that is gone."""
         self.forget_checks()
         self.leader_ended = False
-        self.health = Health()
+        self.health = NOTHING_SEEN
         if self.follower is not None:
             self.follower.close()
             self.follower = None

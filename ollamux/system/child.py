@@ -14,6 +14,7 @@ from _thread import get_native_id  # what threading gives, without its import
 from collections.abc import Mapping, Sequence
 
 from ollamux.system import procs
+from ollamux.system.reserve import spare
 
 _PR_SET_CHILD_SUBREAPER = 36
 _HANDLED: set[int] = set()
@@ -104,6 +105,7 @@ def is_ours(pid: int) -> bool:
     return seen is not None and seen.ppid == os.getpid()
 
 
+@spare()
 def _alive(pidfd: int) -> bool:
     try:
         signal.pidfd_send_signal(pidfd, 0)

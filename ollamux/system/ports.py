@@ -33,13 +33,16 @@ def obstacle(host: str, port: int) -> OSError | None:
     wildcard = host in ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
     family = socket.AF_INET6 if ":" in host or wildcard else socket.AF_INET
     try:
-        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe = socket.SocketType(family, socket.SOCK_STREAM)  # every restart waits for this: no layer above it
+        try:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if wildcard:
                 # ollama listens on both families for 0.0.0.0 too (seen on 0.24.0 and 0.32.15).
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
             probe.bind(("::" if wildcard else host, port))
             return None
+        finally:
+            probe.close()
     except OSError as error:
         if wildcard and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
             return obstacle("127.0.0.1", port)  # a machine without IPv6

@@ -6,8 +6,7 @@ Without one /proc reads as empty, and "nothing is left of it" would be believed 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 
 _COUNT = 3
 """A folder of /proc, a handle on a process, and a file about it: no look needs more at once."""
@@ -36,16 +35,25 @@ def _refill() -> None:
         return  # the next look tries again
 
 
-@contextmanager
-def spare() -> Iterator[None]:
-    """Give the reserve up for a look that must not fail, and take it back afterwards. Also a decorator."""
-    global _depth
-    _depth += 1
-    while _kept:
-        os.close(_kept.pop())
-    try:
-        yield
-    finally:
+class _Spare(ContextDecorator):
+    """Written out: whoever waits for a restart waits for this, and a generator takes twice as long."""
+
+    def __enter__(self) -> None:
+        global _depth
+        _depth += 1
+        while _kept:
+            os.close(_kept.pop())
+
+    def __exit__(self, *error: object) -> None:
+        global _depth
         _depth -= 1
         if not _depth:
             _refill()
+
+
+_SPARE = _Spare()
+
+
+def spare() -> _Spare:
+    """Give the reserve up for a look that must not fail, and take it back afterwards. Also a decorator."""
+    return _SPARE
