@@ -138,7 +138,7 @@ def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxEr
 
 def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
     from ollamux.cli.configuration import resolved
-    from ollamux.cli.processes import processes
+    from ollamux.supervisor import holders
     from ollamux.supervisor.view import gpu_view, host_view
 
     inventory = _inventory(view, simulated=simulated)
@@ -154,7 +154,9 @@ def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
         host=host_view(inventory, name=os.uname().nodename, trouble=None),
         gpus=gpus,
         instances=tuple(_stopped(spec, uuids.get(spec.name, ())) for spec in fleet.instances),
-        processes=processes(inventory, state_dir(os.environ, simulated=simulated)) if view in _TELLING else (),
+        processes=holders.rows(inventory, holders.left_by(state_dir(os.environ, simulated=simulated)))
+        if view in _TELLING
+        else (),
         links=_links(gpus, inventory),
     )
 

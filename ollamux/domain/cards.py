@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ollamux.domain.snapshot import GpuView
+from ollamux.domain.snapshot import GpuView, ProcessView
 from ollamux.domain.text import format_gib
 
 _THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown"})
@@ -89,17 +89,8 @@ CROWD = 0.1
 """A stranger that holds less than this part of a card's memory, as a desktop may, is no news."""
 
 
-class Use(NamedTuple):
-    """A process on a card. `instance` is whose it is, None for a stranger's; bytes are None where nobody tells."""
-
-    pid: int
-    name: str
-    instance: str | None
-    memory_bytes: int | None
-
-
 def faults(
-    name: str, planned: Sequence[GpuView], every: Sequence[GpuView], uses: Mapping[str, Iterable[Use]]
+    name: str, planned: Sequence[GpuView], every: Sequence[GpuView], uses: Mapping[str, Iterable[ProcessView]]
 ) -> dict[str, str]:
     """Return what is wrong with the cards of an instance: the reason of each kind of fault.
 
@@ -127,7 +118,7 @@ def faults(
     return {kind: "; ".join(reasons) for kind, reasons in found.items() if reasons}
 
 
-def _crowd(gpu: GpuView, uses: Iterable[Use]) -> str | None:
+def _crowd(gpu: GpuView, uses: Iterable[ProcessView]) -> str | None:
     if not gpu.memory_total_bytes:
         return None
     strangers = [use for use in uses if use.instance is None and use.memory_bytes]
@@ -143,5 +134,5 @@ def _called(gpu: GpuView) -> str:
     return f"GPU {'?' if gpu.index is None else gpu.index} ({gpu.name})"
 
 
-def _holding(use: Use) -> str:
+def _holding(use: ProcessView) -> str:
     return "" if not use.memory_bytes else f" with {format_gib(use.memory_bytes)} GiB"

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ollamux.domain import cards
-from ollamux.domain.cards import Use
 from ollamux.domain.phases import Phase
-from ollamux.domain.snapshot import GpuView
+from ollamux.domain.snapshot import GpuView, ProcessView
 from ollamux.domain.spec import FaultPolicy, Pinning
 from ollamux.gpu.model import Gpu
+from ollamux.supervisor import holders
 from ollamux.supervisor.core import Core
-from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.view import gpu_view
-from ollamux.system import procs
 
 ASTRAY = "astray"
 """What the driver proves, apart from "wrong_gpu", which the server's own log does; the policy is the same."""
@@ -40,7 +38,7 @@ class Cards:
         self._core = core
         self._gpus = gpus
         self._fault = fault
-        self._uses: dict[str, list[Use]] = {}
+        self._uses: dict[str, list[ProcessView]] = {}
         self._seen_at: float | None = None
 
     def judge(self, unit: Unit) -> None:
@@ -71,24 +69,15 @@ class Cards:
             unit.asked_incidents.discard(kind)
             self._core.note(unit, _OVER[kind])
 
-    def _who_computes(self) -> dict[str, list[Use]]:
+    def _who_computes(self) -> dict[str, list[ProcessView]]:
         """Return who computes on each card. What cannot be seen here, as from inside a container, is left out."""
-        if self._seen_at != self._gpus.sampled_at and self._gpus.inventory is not None:
+        inventory = self._gpus.inventory
+        if self._seen_at != self._gpus.sampled_at and inventory is not None:
             self._seen_at = self._gpus.sampled_at
-            names = {unit.mark: unit.name for unit in self._core.units.values()}
             self._uses = {}
-            for gpu in self._gpus.inventory.gpus:
-                for process in gpu.processes:
-                    seen = procs.stat(process.pid)
-                    if seen is not None:
-                        mark = mark_of(process.pid)
-                        use = Use(
-                            pid=process.pid,
-                            name=process.name or seen.comm,
-                            instance=None if mark is None else names.get(mark),
-                            memory_bytes=process.memory_bytes,
-                        )
-                        self._uses.setdefault(gpu.uuid, []).append(use)
+            for row in holders.rows(inventory, holders.of_fleet(self._core.units.values(), inventory)):
+                if row.gpu is not None and row.user is not None:
+                    self._uses.setdefault(row.gpu, []).append(row)
         return self._uses
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from ollamux import __version__
@@ -14,16 +14,15 @@ from ollamux.domain.snapshot import (
     InstanceModelView,
     InstanceView,
     ModelView,
-    ProcessView,
     Status,
     SupervisorView,
 )
 from ollamux.domain.spec import Pinning
-from ollamux.gpu.model import NO_GPUS, Gpu, GpuProcess, Inventory
+from ollamux.gpu.model import NO_GPUS, Gpu, Inventory
 from ollamux.ollama.api import LoadedModel
 from ollamux.supervisor import core as core_module
+from ollamux.supervisor import holders
 from ollamux.supervisor.core import Core
-from ollamux.supervisor.family import mark_of
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.starter import LEFTOVERS, NEIGHBOUR
 from ollamux.supervisor.unit import Unit
@@ -84,7 +83,7 @@ class Observer:
             gpus=tuple(gpu_view(gpu, names.get(gpu.uuid, ()), age) for gpu in inventory.gpus),
             instances=tuple(self._instance(unit) for unit in units),
             models=tuple(_model(unit, model) for unit in units for model in unit.models),
-            processes=_processes(units, inventory),
+            processes=holders.rows(inventory, holders.of_fleet(units, inventory)),
         )
 
     def _instance(self, unit: Unit) -> InstanceView:
@@ -225,31 +224,3 @@ def _instances_by_gpu(units: tuple[Unit, ...]) -> dict[str, tuple[str, ...]]:
         for gpu in unit.gpus:
             found[gpu.uuid] = (*found.get(gpu.uuid, ()), unit.name)
     return found
-
-
-def _processes(units: tuple[Unit, ...], inventory: Inventory) -> tuple[ProcessView, ...]:
-    """Return our own processes, then whoever else is on a card; one that is on several cards has a row for each."""
-    cards: dict[int, list[tuple[str | None, GpuProcess | None]]] = {}
-    for gpu in inventory.gpus:
-        for process in gpu.processes:
-            cards.setdefault(process.pid, []).append((gpu.uuid, process))
-    ours: dict[int, tuple[str, str]] = {}
-    for unit in units:
-        if unit.child is not None:
-            ours[unit.child.pid] = ("serve", unit.name)
-            ours |= dict.fromkeys(unit.runners, ("runner", unit.name))
-    names = {unit.mark: unit.name for unit in units}
-    for pid in sorted(cards.keys() - ours.keys()):
-        mark = mark_of(pid)
-        if mark in names:  # a runner that was started since the last look
-            ours[pid] = ("runner", names[mark])
-    rows: list[ProcessView] = []
-    for pid in [*ours, *sorted(cards.keys() - ours.keys())]:
-        kind, instance = ours.get(pid, ("foreign", None))
-        seen = procs.stat(pid)
-        for uuid, found in cards.get(pid) or [(None, None)]:
-            name = (found.name if found is not None else None) or (seen.comm if seen is not None else kind)
-            memory = None if found is None else found.memory_bytes
-            row = ProcessView(gpu=uuid, pid=pid, kind=kind, instance=instance, name=name, memory_bytes=memory)
-            rows.append(replace(row, user=procs.owner(pid)))
-    return tuple(rows)

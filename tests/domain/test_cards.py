@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from ollamux.domain.cards import Use, faults, troubles
-from ollamux.domain.snapshot import GpuView
+from ollamux.domain.cards import faults, troubles
+from ollamux.domain.snapshot import GpuView, ProcessView
 
 GIB = 1024**3
 CARD = GpuView(
@@ -58,11 +58,13 @@ def test_what_is_wrong_with_a_card(gpu: GpuView, keys: list[str], words: str) ->
     assert [trouble.broken for trouble in found] == sorted((trouble.broken for trouble in found), reverse=True)
 
 
-def use(pid: int = 7, instance: str | None = None, gib: float | None = 1.0) -> Use:
-    return Use(pid=pid, name="python3", instance=instance, memory_bytes=None if gib is None else int(gib * GIB))
+def use(pid: int = 7, instance: str | None = None, gib: float | None = 1.0) -> ProcessView:
+    held = None if gib is None else int(gib * GIB)
+    kind = "foreign" if instance is None else "runner"
+    return ProcessView(gpu=None, pid=pid, kind=kind, instance=instance, name="python3", memory_bytes=held, user="me")
 
 
-def said(planned: tuple[GpuView, ...] = (CARD,), **uses: list[Use]) -> dict[str, str]:
+def said(planned: tuple[GpuView, ...] = (CARD,), **uses: list[ProcessView]) -> dict[str, str]:
     by_card = {{"a": "GPU-a", "b": "GPU-b", "m": "MIG-1", "p": "GPU-p"}[name]: seen for name, seen in uses.items()}
     return faults("a", planned, (CARD, OTHER), by_card)
 
@@ -92,7 +94,7 @@ def test_a_card_that_slows_itself_down_is_a_fault() -> None:
         ([use(7, gib=1.3), use(8, gib=1.3)], True),
     ],
 )
-def test_strangers_count_from_a_tenth_of_the_memory_on(strangers: list[Use], told: bool) -> None:
+def test_strangers_count_from_a_tenth_of_the_memory_on(strangers: list[ProcessView], told: bool) -> None:
     found = said(a=[use(1, "a", 10), *strangers])
 
     assert ("crowded" in found) is told
