@@ -103,6 +103,7 @@ class Starter:
             self._core.dispatch(unit, ev.SpawnFailed(gen=gen, reason=reason, permanent=not transient))
             return
         if unit.state.spawns:
+            os.sched_yield()  # clients wait for the new server, and nobody for what is left to do here
             unit.tally = restarted(unit.tally, gen)
         unit.spawned_at = monotonic()
         unit.follower = follow.Follower(unit.log_path, at=unit.log_start, patience=follow.PATIENCE)

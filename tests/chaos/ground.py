@@ -20,7 +20,8 @@ from typing import Any
 
 import tomli_w
 
-from tests.process.process_box import FAKE, HASTE, alive, all_pids, environment_of, free_ports, loopback, words_of
+from tests.ports import free_ports, loopback
+from tests.process.process_box import FAKE, HASTE, alive, all_pids, environment_of, words_of
 
 COMMAND = Path(sys.executable).with_name("ollamux")
 INJECT = Path(__file__).with_name("inject")
@@ -103,7 +104,7 @@ class Ground:
     def configure(self, instances: Mapping[str, Mapping[str, Any]], *, on_death: str = "keep") -> None:
         """Write the configuration; an instance keeps its port for ever unless it names one."""
         fresh = [name for name in instances if name not in self.ports]
-        for name, port in zip(fresh, free_ports(self.host, len(fresh)), strict=True):
+        for name, port in zip(fresh, free_ports(len(fresh), self.host), strict=True):
             self.ports[name] = port
             self.knobs(name).mkdir(parents=True, exist_ok=True)
         plain = {

@@ -11,7 +11,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tests.ports import free_ports
 
 COMMAND = str(Path(sys.executable).parent / "ollamux")
 FAKE_OLLAMA = Path(__file__).parent / "fake_ollama.py"
@@ -35,14 +36,6 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any
         assert time.monotonic() < deadline, f"it never happened: {what}"
         time.sleep(0.02)
     return value
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 class Result(NamedTuple):

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_rig import Place, Result, free_ports
+from cli_rig import Place, Result
 from standin_rig import SCENES
+
+from tests.ports import free_ports
 
 HOST = "127.0.0.45"
 UUIDS = ("GPU-8f3c2a90-51d7-4c3e-9b06-000000000000", "GPU-8f3c2a91-51d7-4c3e-9b06-000000000001")

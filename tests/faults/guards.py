@@ -82,7 +82,7 @@ class Copy:
             raise Unusable("interrupted")
         report, basetemp = self.home / "report.xml", self.home / "t"
         report.unlink(missing_ok=True)
-        words = ["-q", "-x", "-p", "no:cacheprovider", f"--basetemp={basetemp}", f"--junit-xml={report}"]
+        words = ["-q", "-x", "-n0", "-p", "no:cacheprovider", f"--basetemp={basetemp}", f"--junit-xml={report}"]
         env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PYTHON"))}
         with (self.home / "output").open("wb") as output:
             process = subprocess.Popen(  # noqa: TID251

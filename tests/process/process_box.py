@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import struct
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tomli_w
+
+from tests.ports import free_ports, loopback
 
 FAKE = Path(__file__).with_name("fake_ollama.py")
 HASTENED = Path(__file__).with_name("hastened.py")
@@ -44,29 +45,6 @@ def wait_for(condition: Callable[[], T], what: str = "", *, timeout: float = PAT
         if time.monotonic() > until:
             raise AssertionError(f"did not happen within {timeout:g} s: {what or condition}")
         time.sleep(0.01)
-    return found
-
-
-def loopback() -> str:
-    """Return a loopback address of one's own, so that tests at the same time do not take each other's ports."""
-    if sys.platform != "linux":
-        return "127.0.0.1"
-    return f"127.{random.randrange(1, 255)}.{random.randrange(1, 255)}.{random.randrange(1, 255)}"
-
-
-def free_ports(host: str, count: int) -> list[int]:
-    """Return ports that are free, outside the range from which the kernel gives to clients."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(15000, 32000)
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
     return found
 
 
@@ -194,7 +172,7 @@ class Box:
     ) -> Path:
         """Write a configuration with short times; instances by name, or with keys of their own."""
         wanted: dict[str, Mapping[str, Any]] = {name: {} for name in names} | dict(instances or {})
-        for name, port in zip(wanted, free_ports(self.host, len(wanted)), strict=True):
+        for name, port in zip(wanted, free_ports(len(wanted), self.host), strict=True):
             self.ports.setdefault(name, port)
             self.knobs(name).mkdir(parents=True, exist_ok=True)
         plain = {

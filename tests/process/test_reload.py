@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_box import Box, alive, answer_on, free_ports, wait_for
+from process_box import Box, alive, answer_on, wait_for
 from test_crashes import Unkillable
+
+from tests.ports import free_ports
 
 
 def edit(box: Box, change: Callable[[str], str]) -> None:
@@ -151,7 +153,7 @@ def test_R47_a_chain_of_ports_settles_without_a_single_failed_start(box: Box) ->
 def test_R47_two_that_swap_their_gpus_never_share_one(box: Box) -> None:
     text = "version = 1\n" + "".join(
         f'[instances.{name}]\ngpus = [{gpu}]\nhost = "{box.host}"\nport = {port}\n'
-        for name, gpu, port in zip("ab", (0, 1), free_ports(box.host, 2), strict=True)
+        for name, gpu, port in zip("ab", (0, 1), free_ports(2, box.host), strict=True)
     )
     box.config_path.write_text(text)
     up = box.ollamux("up", "--simulate", "2", "--config", str(box.config_path), "-d")

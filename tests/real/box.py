@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import tomli_w
 
+from tests.ports import free_port
+
 Process = subprocess.Popen[bytes]  # noqa: TID251 the test is the parent of what ollamux must leave alone
 OLLAMUX = Path(sys.executable).with_name("ollamux")
 QUICK = {"interval": "200ms", "timeout": "1s", "failures": 2, "unhealthy_timeout": "500ms"}
@@ -36,12 +38,6 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 30.0, shown:
         if time.monotonic() > deadline:
             raise AssertionError(f"it never happened within {seconds:g} s: {what}\n{shown()}")
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def can_listen(port: int) -> bool:

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from ollamux.ollama.binary import version_text
+from tests.ports import free_port
 
 from . import tiny_model
-from .box import Box, Ollama, answers, end, free_port, serve, until
+from .box import Box, Ollama, answers, end, serve, until
 
 MODELS = ("tiny", "other")
 HOW = "put a real one first: PATH=/path/to/ollama/bin:$PATH python -m pytest -m real_ollama"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from .box import QUICK, Box, answers, end, free_port
+from tests.ports import free_port
+
+from .box import QUICK, Box, answers, end
 
 pytestmark = pytest.mark.real_ollama
 

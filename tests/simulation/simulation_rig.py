@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from ollamux.gpu.simulated import read_inventory
 from ollamux.simulation.box import create_box, default_cards, write_binaries
 from ollamux.simulation.catalogue import ModelSpec
 from ollamux.simulation.store import install
+from tests.ports import free_port
 
 Process = subprocess.Popen[bytes]  # noqa: TID251 the test is the parent of what it starts
 RECORDINGS = Path(__file__).parents[1] / "data" / "recordings"
@@ -43,12 +43,6 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any
             return value
         assert time.monotonic() < deadline, f"it never happened: {what}"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 def state_of(pid: int) -> str | None:

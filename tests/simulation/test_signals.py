@@ -11,8 +11,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from simulation_rig import NEW, OLD, VERSIONS, Rig, free_port, state_of, until
+from simulation_rig import NEW, OLD, VERSIONS, Rig, state_of, until
 from test_scheduling import Stream, slow
+
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize("version", VERSIONS)
