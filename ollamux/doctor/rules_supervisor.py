@@ -44,17 +44,33 @@ def instance_failed(facts: Facts) -> Iterable[Finding]:
 def instance_degraded(facts: Facts) -> Iterable[Finding]:
     """Report instances that serve, but not as they should: on the CPU, on another card, spilled.
 
-    `--if-unhealthy` restarts only what a restart mends.
+    A restart is advised only where one may mend it, as `restart --if-unhealthy` judges: a model that did not fit
+    does not fit after it either.
     """
     for view in _wanted(facts):
         if view.phase == Phase.READY.value and view.health == "degraded":
+            fix, is_command = _remedy(facts, view)
             yield Finding(
                 id="instance-degraded",
                 severity=Severity.WARNING,
                 title=f"{view.name} is DEGRADED",
                 evidence=_evidence(facts, view),
-                fix=_command(facts, "restart --if-unhealthy", view.name),
+                fix=fix,
+                is_command=is_command,
             )
+
+
+def _remedy(facts: Facts, view: InstanceView) -> tuple[str, bool]:
+    """Return what to do about an instance that serves as it should not, and whether it is a command."""
+    on_cpu = any(model.size_bytes > 0 and model.size_vram_bytes == 0 for model in view.models)
+    if view.pinning in ("cpu", "wrong") or on_cpu:
+        return _command(facts, "restart --if-unhealthy", view.name), True
+    spilled = [model for model in view.models if model.size_vram_bytes < model.size_bytes]
+    if spilled:
+        names = ", ".join(model.name for model in spilled)
+        more = " or unload what else is there" if len(view.models) > 1 else ""
+        return f"ask for {names} with a smaller context (num_ctx){more}, or give it a larger card or two", False
+    return "ollamux status processes" + (" --simulated" if facts.simulated else ""), True
 
 
 def _wanted(facts: Facts) -> list[InstanceView]:

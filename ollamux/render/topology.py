@@ -42,7 +42,8 @@ def draw_topology(pen: Pen, status: Status) -> tuple[list[str], int]:
     else:
         short = False
         lines, width = flat_table(pen, [_numbers(pen, cards), _names(pen, cards)], details=_rows(pen, cards, links))
-    return [*lines, *_legend(pen, [*links.values()], short=short)], width
+    legend = _legend(pen, [*links.values()], short=short)
+    return [*lines, *([pen.rule(min(width, pen.width))] if legend else []), *legend], width
 
 
 def _numbers(pen: Pen, cards: Sequence[GpuView]) -> Column:

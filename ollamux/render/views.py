@@ -124,7 +124,7 @@ def draw_instances(pen: Pen, status: Status, *, wide: bool, now: float | None) -
         column("Since", lambda i: words.since(i, now), right=True, rank=3),
         column("Restarts", lambda i: str(i.restarts), right=True, rank=5),
         column("PID", lambda i: words.number(i.pid), right=True, rank=4),
-        column("RSS", lambda i: words.gib(i.rss_bytes), right=True, rank=7),
+        column("RSS", lambda i: words.size(i.rss_bytes), right=True, rank=7),
         column("Pinning", lambda i: i.pinning, rank=6),
         column("Last exit", words.exit_of, rank=9),
         column("Gen", lambda i: str(i.generation), right=True, rank=10),

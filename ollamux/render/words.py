@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime
 
 from ollamux.domain.snapshot import GpuView, InstanceModelView, InstanceView, ModelView, Status
-from ollamux.domain.text import format_duration, format_gib
+from ollamux.domain.text import format_duration, format_gib, format_size
 
 DASH = "–"
 STALE_AFTER_S = 10.0
@@ -208,6 +208,11 @@ def memory(gpu: GpuView) -> str:
 def gib(size: int | None) -> str:
     """Return bytes in GiB with the unit."""
     return DASH if size is None else f"{format_gib(size)} GiB"
+
+
+def size(value: int | None) -> str:
+    """Write bytes in the unit that suits them."""
+    return DASH if value is None else format_size(value)
 
 
 def power(gpu: GpuView) -> str:

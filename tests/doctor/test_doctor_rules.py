@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 from doctor_values import GIB, HOST, LIBRARIES, PROGRAM, SERVICE, SOUND, SPEC, machine, status
@@ -10,6 +11,7 @@ from doctor_values import GIB, HOST, LIBRARIES, PROGRAM, SERVICE, SOUND, SPEC, m
 from ollamux.doctor.facts import Config, Facts, Host, Obstacle, Outdated, Server, Stranger
 from ollamux.doctor.findings import IDS, Finding, Severity, ranked
 from ollamux.doctor.rules import judge
+from ollamux.domain.snapshot import InstanceModelView
 from ollamux.domain.spec import FleetSpec, GpuRef, GpuRefKind, Pinning
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
@@ -23,6 +25,13 @@ TAKEN = Obstacle(instance="gpu0", host="127.0.0.1", port=11435, holder="pid 77 (
 RIVAL = Server(pid=88, user="eve", packaged=False, store="/srv/models", prunes=True)
 OLD = Outdated(instance="gpu0", program="/usr/bin/ollama", running="0.24.0", on_disk="0.32.15")
 MISSING = GpuRef(kind=GpuRefKind.INDEX, value="7")
+
+
+def loaded(on_gpu: int, name: str = "qwen3:8b") -> InstanceModelView:
+    """Return a model of 8 GiB, so much of which is on the card."""
+    return InstanceModelView(
+        name=name, size_bytes=8 * GIB, size_vram_bytes=on_gpu, context_length=4096, expires_at=None
+    )
 
 
 def driver(key: str) -> dict[str, object]:
@@ -107,6 +116,7 @@ FIRES: list[tuple[str, Severity, Facts]] = [
     ("instance-failed", BROKEN, machine(status=status(phase="UNHEALTHY", health="failing"))),
     ("instance-failed", BROKEN, machine(status=status(phase="STUCK", reason="it hangs in the kernel"))),
     ("instance-degraded", WARNING, machine(status=status(health="degraded", reason="it computes on the CPU"))),
+    ("instance-degraded", WARNING, machine(status=status(health="degraded", models=(loaded(GIB),)))),
     ("store-unreadable", BROKEN, machine(store={"state": "closed", "obstacle": "/srv/models/blobs"})),
     ("store-unreadable", BROKEN, machine(store={"state": "not a folder"})),
     ("store-missing", BROKEN, machine(store={"state": "missing", "makeable": False, "obstacle": "/srv"})),
@@ -291,6 +301,30 @@ def test_the_worst_comes_first_and_causes_before_consequences() -> None:
     order = [one.id for one in ranked([*found, first, first])]
 
     assert order == ["driver-mismatch", "port-taken", "card-lost", "exposed-host"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "fix"),
+    [
+        ({"pinning": "cpu"}, "ollamux restart --if-unhealthy gpu0"),
+        ({"pinning": "wrong"}, "ollamux restart --if-unhealthy gpu0"),
+        ({"models": (loaded(0),)}, "ollamux restart --if-unhealthy gpu0"),
+        (
+            {"models": (loaded(GIB),)},
+            "ask for qwen3:8b with a smaller context (num_ctx), or give",
+        ),
+        (
+            {"models": (loaded(GIB), loaded(8 * GIB, "other"))},
+            "ask for qwen3:8b with a smaller context (num_ctx) or unload",
+        ),
+        ({"models": (loaded(8 * GIB),)}, "ollamux status processes"),
+    ],
+)
+def test_a_restart_is_advised_only_where_one_may_mend_it(seen: dict[str, Any], fix: str) -> None:
+    (found,) = judge(machine(status=status(health="degraded", reason="so it is", **seen)))
+
+    assert found.fix.startswith(fix)
+    assert found.is_command == fix.startswith("ollamux ")
 
 
 def test_a_fix_names_the_packaged_service_where_it_is_the_one_in_the_way() -> None:
