@@ -12,6 +12,7 @@ from ollamux.gpu.pci import normal_pci
 
 DRM = Path("/sys/class/drm")
 _CARD = re.compile(r"card\d+")
+_ADDRESS = re.compile(r"[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _AMD = "0x1002"
 _OTHERS = {"0x8086": "Intel"}
 # The rate of one lane in each generation of PCI Express.
@@ -52,6 +53,7 @@ def _card(folder: Path, index: int, pci: str) -> Gpu:
     has_serial = re.fullmatch(r"[0-9a-f]{1,16}", serial) is not None and int(serial, 16) != 0
     sensors = next(iter(sorted(folder.glob("hwmon/hwmon*"))), folder)
     millidegrees = _whole(sensors / "temp1_input")
+    way = _way_to_the_processor(folder)
     return Gpu(
         # What the ROCm runtime calls it; cards without a serial have no such name.
         uuid=f"GPU-{serial.zfill(16)}" if has_serial else f"AMD-{pci}",
@@ -65,10 +67,10 @@ def _card(folder: Path, index: int, pci: str) -> Gpu:
         temperature_c=None if millidegrees is None else millidegrees // 1000,
         power_w=_watts(sensors, "power1_average", "power1_input"),
         power_limit_w=_watts(sensors, "power1_cap"),
-        pcie_gen=_generation(folder / "current_link_speed"),
-        pcie_width=_whole(folder / "current_link_width"),
-        pcie_gen_max=_generation(folder / "max_link_speed"),
-        pcie_width_max=_whole(folder / "max_link_width"),
+        pcie_gen=_narrowest([_generation(step / "current_link_speed") for step in way]),
+        pcie_width=_narrowest([_whole(step / "current_link_width") for step in way]),
+        pcie_gen_max=_narrowest([_generation(step / "max_link_speed") for step in way]),
+        pcie_width_max=_narrowest([_whole(step / "max_link_width") for step in way]),
         power_default_w=_watts(sensors, "power1_cap_default"),
         clock_sm_mhz=_megahertz(sensors, "sclk"),
         clock_memory_mhz=_megahertz(sensors, "mclk"),
@@ -80,6 +82,26 @@ def _pci(folder: Path) -> str | None:
         if line.startswith("PCI_SLOT_NAME="):
             return normal_pci(line.partition("=")[2])
     return None
+
+
+def _way_to_the_processor(folder: Path) -> list[Path]:
+    """Return the card and the bridges above it. A card of today brings a switch, and says of itself what that can do.
+
+    The slot is what lies above the switch: an RX 6800 on a board for PCIe 3 calls its own link 4.0 ×16
+    (github.com/Umio-Yasuno/amdgpu_top/issues/33, github.com/nokyan/resources/issues/512).
+    """
+    place = folder.resolve()
+    way = [place]
+    while _ADDRESS.fullmatch(place.parent.name):
+        place = place.parent
+        way.append(place)
+    return way
+
+
+def _narrowest(values: list[int | None]) -> int | None:
+    """Return what all that has to be passed allows; a bridge that is none of PCI Express tells 0, or nothing."""
+    own, *above = values
+    return None if own is None else min([own, *(value for value in above if value)])
 
 
 def _generation(path: Path) -> int | None:

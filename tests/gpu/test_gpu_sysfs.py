@@ -55,6 +55,76 @@ def test_one_card(tmp_path) -> None:
     assert (gpu.clock_sm_mhz, gpu.clock_memory_mhz) == (2105, 1000)
 
 
+VEGA = {
+    "vendor": "0x1002",
+    "device": "0x687f",
+    "uevent": "DRIVER=amdgpu\nPCI_CLASS=30000\nPCI_ID=1002:687F\nPCI_SUBSYS_ID=1043:04C4\nPCI_SLOT_NAME=0000:09:00.0",
+    "unique_id": "0123456789abcdef",
+    "product_name": "",
+    "mem_info_vram_total": "8573157376",
+    "mem_info_vram_used": "1490378752",
+    "gpu_busy_percent": "4",
+    "current_link_speed": "8.0 GT/s PCIe",
+    "current_link_width": "16",
+    "max_link_speed": "8.0 GT/s PCIe",
+    "max_link_width": "16",
+}
+"""A Radeon RX Vega, from testdata/fixtures.ttar of github.com/prometheus/procfs, which leaves out its sensors."""
+
+
+def test_a_recorded_card(tmp_path) -> None:
+    put(tmp_path, "card0", VEGA)
+
+    [gpu] = read_inventory(tmp_path).gpus
+
+    assert (gpu.uuid, gpu.name, gpu.pci) == ("GPU-0123456789abcdef", "AMD GPU 0x687f", "0000:09:00.0")
+    assert (gpu.memory_total_bytes, gpu.memory_used_bytes) == (8573157376, 1490378752)
+    assert (gpu.utilization_percent, gpu.pcie_gen, gpu.pcie_width, gpu.pcie_gen_max, gpu.pcie_width_max) == (
+        4,
+        3,
+        16,
+        3,
+        16,
+    )
+    assert (gpu.temperature_c, gpu.power_w, gpu.clock_sm_mhz, gpu.state) == (None, None, None, "ok")
+
+
+LINKS = {
+    # github.com/nokyan/resources/issues/512: the card, its switch's port to it (no figures there), and to the slot.
+    "a card for 5.0 x16 in a slot for 4.0 x8": (
+        [("32.0", 16, "32.0", 16), ("Unknown", 0, "Unknown", 0), ("16.0", 8, "32.0", 16)],
+        (4, 8, 5, 16),
+    ),
+    # github.com/Umio-Yasuno/amdgpu_top/issues/33: the kernel says "limited by 8.0 GT/s PCIe x16 link at 0000:00:03.1".
+    "an RX 6800 on a board for 3.0": (
+        [("16.0", 16, "16.0", 16), ("16.0", 16, "16.0", 16), ("8.0", 16, "16.0", 16), ("8.0", 16, "8.0", 16)],
+        (3, 16, 3, 16),
+    ),
+    "a bridge that is none of PCI Express": ([("8.0", 16, "8.0", 16), (None, None, None, None)], (3, 16, 3, 16)),
+}
+
+
+@pytest.mark.parametrize(("way", "link"), LINKS.values(), ids=LINKS.keys())
+def test_the_link_is_that_of_the_slot_whatever_the_card_brings(tmp_path, way, link) -> None:
+    place = tmp_path / "devices/pci0000:00"
+    files = ("current_link_speed", "current_link_width", "max_link_speed", "max_link_width")
+    for number, figures in reversed(list(enumerate(way))):
+        place /= f"0000:{9 - number:02x}:00.0"
+        place.mkdir(parents=True)
+        for name, figure in zip(files, figures, strict=True):
+            if figure is not None:
+                (place / name).write_text(f"{figure} GT/s PCIe\n" if "speed" in name else f"{figure}\n")
+    for name, text in VEGA.items():
+        if "link" not in name:
+            (place / name).write_text(text)
+    (tmp_path / "drm/card0").mkdir(parents=True)
+    (tmp_path / "drm/card0/device").symlink_to(place)
+
+    [gpu] = read_inventory(tmp_path / "drm").gpus
+
+    assert (gpu.pcie_gen, gpu.pcie_width, gpu.pcie_gen_max, gpu.pcie_width_max) == link
+
+
 def test_cards_are_numbered_by_address_not_by_name(tmp_path) -> None:
     put(tmp_path, "card0", FULL | {"uevent": "PCI_SLOT_NAME=0000:83:00.0", "unique_id": "2"})
     put(tmp_path, "card1", FULL | {"vendor": "0x10de"})
