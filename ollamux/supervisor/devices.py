@@ -20,11 +20,12 @@ from ollamux.supervisor.cards import Cards
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.unit import Unit
-from ollamux.system.clock import monotonic
+from ollamux.system.clock import asleep_s, monotonic
 
 FALLEN = "fallen"
 """A model that computes on the CPU though the server found its GPU; the policy is that of "cpu_fallback"."""
 _ON_CPU = ("cpu_fallback", FALLEN)
+_SLEPT_S = 1.0
 READ_BYTES = 256 * 1024
 """At most so much of a log is read at a look: a server that floods it must not keep us busy."""
 _KEPT = (log.DeviceLine, log.DiscoveryEnded, log.DiscoveryFailed, log.Listening)
@@ -66,7 +67,7 @@ class Devices:
             )
         verdict = unit.verdict
         if verdict.proof is Proof.CPU:
-            return self._proven(unit, "cpu_fallback", unit.spec.on.cpu_fallback, verdict)
+            return self._proven(unit, "cpu_fallback", unit.spec.on.cpu_fallback, verdict, hint=_hint_of_sleep(unit))
         if verdict.proof is Proof.WRONG:
             return self._proven(unit, "wrong_gpu", unit.spec.on.wrong_gpu, verdict)
         if verdict.proof is Proof.PROVEN:
@@ -74,10 +75,10 @@ class Devices:
             unit.asked_incidents -= {"cpu_fallback", "wrong_gpu"}
         return True
 
-    def _proven(self, unit: Unit, kind: str, policy: FaultPolicy, verdict: Verdict) -> bool:
+    def _proven(self, unit: Unit, kind: str, policy: FaultPolicy, verdict: Verdict, *, hint: str = "") -> bool:
         """Deal with a fault that the log proves; the line itself goes into the record, where there is room for it."""
         self._core.note(unit, f"{verdict.reason}; the log says: {verdict.line}")
-        return self._fault(unit, kind, policy, verdict.reason)
+        return self._fault(unit, kind, policy, f"{verdict.reason}{hint}")
 
     def judge_models(self, unit: Unit, *, on_cpu_by_wish: Collection[str] = ()) -> None:
         """Judge what is loaded: a model that is partly in host memory has spilled, one that is wholly there has fallen.
@@ -90,7 +91,7 @@ class Devices:
         fallen = [model.name for model in models if model.size_bytes > 0 and model.size_vram_bytes == 0]
         if fallen:
             reason = f"{', '.join(fallen)} was loaded wholly into host memory: it computes on the CPU"
-            self._fault(unit, FALLEN, unit.spec.on.cpu_fallback, reason)
+            self._fault(unit, FALLEN, unit.spec.on.cpu_fallback, f"{reason}{_hint_of_sleep(unit)}")
             return
         if unit.degraded.pop(FALLEN, None) is not None:
             self._core.note(unit, "no model is wholly in host memory any more")
@@ -146,3 +147,10 @@ class Devices:
         if self._gpus.trouble is not None or inventory is None or inventory.error is not None:
             return False
         return all(gpu.state == "ok" for gpu in self._gpus.current(unit.gpus))
+
+
+def _hint_of_sleep(unit: Unit) -> str:
+    """Return the likeliest cause where the machine has slept, which no restart of a server mends (docs/gpu.mdx)."""
+    if asleep_s() < _SLEPT_S or not any(gpu.vendor == "nvidia" for gpu in unit.gpus):
+        return ""
+    return "; the machine has slept, and CUDA may be gone until its module is loaded anew: ollamux doctor tells how"

@@ -420,10 +420,10 @@ class Box:
         self.stranger("/bin/sleep", "0.3").wait()
         return self.rounds() - before
 
-    def set_clock(self, *, wall_s: float = 0.0, asleep_s: float = 0.0) -> None:
-        """Set the supervisor's wall clock apart, and let the machine sleep so long between any two looks at that."""
+    def set_clock(self, *, wall_s: float = 0.0, slept_s: float = 0.0, asleep_s: float = 0.0) -> None:
+        """Set the supervisor's wall clock apart; the machine has slept once, and sleeps between any two looks at that."""
         with self._clock.open("r+b") as file:
-            file.write(struct.pack("ddd", wall_s, 0.0, asleep_s))
+            file.write(struct.pack("ddd", wall_s, slept_s, asleep_s))
 
     def runners(self, name: str) -> list[int]:
         """Return the runners of an instance."""

@@ -220,6 +220,21 @@ def test_the_cpu_fallback_is_mended_once_the_driver_answers_and_not_before(pinne
     assert len(pinned.box.starts("a")) == 2
 
 
+def test_after_a_sleep_a_fallback_is_told_with_its_likely_cause_and_mended_once_per_sleep(pinned: Pinned) -> None:
+    pinned.up()
+    pinned.box.set("a", "ps", loaded(vram=0))
+    pinned.box.wait_started("a", 2)
+    pinned.degraded("it computes on the CPU")
+
+    pinned.box.set_clock(slept_s=3600.0)
+
+    pinned.box.wait_started("a", 3)
+    pinned.degraded("the machine has slept, and CUDA may be gone until its module is loaded anew: ollamux doctor")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 30, "a restart did not mend it, so there is no other")
+    assert len(pinned.box.starts("a")) == 3
+
+
 def test_a_start_on_the_cpu_is_told_with_the_line_that_proves_it(pinned: Pinned) -> None:
     pinned.box.config(instances={"a": {"gpus": [0]}})
     pinned.box.set("a", "device-lines", CPU)
