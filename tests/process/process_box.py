@@ -421,7 +421,7 @@ class Box:
         return self.rounds() - before
 
     def set_clock(self, *, wall_s: float = 0.0, slept_s: float = 0.0, asleep_s: float = 0.0) -> None:
-        """Set the supervisor's wall clock apart; the machine has slept once, and sleeps between any two looks at that."""
+        """Set the wall clock apart; the machine has slept once, and sleeps so long between any two looks at that."""
         with self._clock.open("r+b") as file:
             file.write(struct.pack("ddd", wall_s, slept_s, asleep_s))
 
