@@ -23,6 +23,7 @@ from ollamux.system.places import log_dir, state_dir
 
 BOOT_PATIENCE_S = 30.0
 """How long a detached supervisor may take to listen; it does so before any instance is started."""
+_MOST_TO_END_S = 2.0
 
 
 def up(
@@ -172,7 +173,7 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     out = _own_log(f"{logs}/supervisor.log")
     words = [sys.executable, "-P", "-m", "ollamux.supervisor", "--config", os.path.abspath(path), "--ready-fd", "3"]
     words += ["--simulated"] if simulated else []
-    os.posix_spawn(
+    pid = os.posix_spawn(
         sys.executable,
         words,
         os.environ,
@@ -188,10 +189,13 @@ def _spawn(path: Path, *, simulated: bool) -> None:
     os.close(out)
     answer = _read_all(read)
     code, _, text = answer.partition("\n")
+    if code.isdigit() and int(code) == Exit.OK:
+        return
+    # It has said all: whoever looks next is to find nothing of it. Not for ever, as it may hang over a dead disk.
+    select.select([os.pidfd_open(pid)], [], [], _MOST_TO_END_S)
     if not code.isdigit():
         raise OllamuxError("the supervisor ended before it was ready", hint=f"see {logs}/supervisor.log")
-    if int(code) != Exit.OK:
-        raise _passed_on(int(code), text)
+    raise _passed_on(int(code), text)
 
 
 def _own_log(path: str) -> int:
