@@ -214,13 +214,19 @@ def spoil_state(world: World, step: Step) -> None:
 
 @fault("few-descriptors")
 def few_descriptors(world: World, step: Step) -> None:
-    """Leave the supervisor no descriptor beyond those it has, and give them back later."""
+    """Leave the supervisor no descriptor beyond those it has, and give them back later.
+
+    One without its loop is left alone: an interpreter that cannot import ends before a line of the supervisor runs.
+    """
     pid = world.supervisor()
     if pid is None:
         return
     start = (stat_of(pid) or ("X", 0))[1]
     try:
-        highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
+        opened = {int(name): os.readlink(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")}
+        if "anon_inode:[eventpoll]" not in opened.values():
+            return
+        highest = max(opened)
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(highest + 1, hard), hard))
         world.observer.excused = True
