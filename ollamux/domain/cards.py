@@ -107,9 +107,10 @@ def faults(
         crowd = _crowd(gpu, uses.get(gpu.uuid, ()))
         if crowd is not None:
             found.setdefault(CROWDED, []).append(crowd)
-    own = {gpu.uuid for gpu in planned} | {gpu.mig_parent for gpu in planned if gpu.mig_parent is not None}
+    own = {gpu.uuid for gpu in planned}
+    around = {gpu.mig_parent for gpu in planned}  # of a card that is split the driver lists what is on its slices, too
     for gpu in every:
-        if not own & {gpu.uuid, gpu.mig_parent}:
+        if not own & {gpu.uuid, gpu.mig_parent} and gpu.uuid not in around:
             astray = [use for use in uses.get(gpu.uuid, ()) if use.instance == name]
             found.setdefault(WRONG, []).extend(
                 f"{use.name} (pid {use.pid}) computes on {_called(gpu)}{_holding(use)}, which is not its own"
@@ -131,7 +132,7 @@ def _crowd(gpu: GpuView, uses: Iterable[ProcessView]) -> str | None:
 
 
 def _called(gpu: GpuView) -> str:
-    return f"GPU {'?' if gpu.index is None else gpu.index} ({gpu.name})"
+    return f"GPU {'?' if gpu.index is None else gpu.index} ({gpu.name or gpu.uuid})"
 
 
 def _holding(use: ProcessView) -> str:

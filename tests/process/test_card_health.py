@@ -152,6 +152,70 @@ def test_a_runner_on_another_card_is_on_the_wrong_one_and_restarted_once(pinned:
     assert found["pid"] != first["pid"]
 
 
+SLICES = ("MIG-5c1a0e40-0000-5000-8000-000000000000", "MIG-5c1a0e41-0000-5000-8000-000000000001")
+
+
+def split(*numbers: int, runners: dict[int, int] | None = None) -> str:
+    """Say of the first card that it has these slices, and who computes on each, besides on the card."""
+    on = runners or {}
+    lines = ["0 mig 1", "0 mig.max 7", f"0 processes {' '.join(f'{pid}:{1 << 30}' for pid in on.values())}"]
+    for number in numbers:
+        said = {"uuid": SLICES[number], "name": "A100 MIG 1g.10gb", "memory.total": 10 << 30, "memory.used": 1 << 30}
+        if number in on:
+            said["processes"] = f"{on[number]}:{1 << 30}"
+        lines += [f"0.{number} {key} {value}" for key, value in said.items()]
+    return "\n".join(lines) + "\n" + TEXT
+
+
+def on_a_slice(pinned: Pinned) -> None:
+    pinned.driver.says(split(0, 1))
+    pinned.box.config(instances={"a": {"gpus": [SLICES[0]], "on": {"wrong_gpu": "tell"}}})
+    pinned.box.set("a", "device-lines", DEVICE.replace(UUID, SLICES[0]))
+    pinned.box.set("a", "runners", 1)
+    pinned.box.up(haste=SAMPLES)
+
+
+def test_a_runner_on_another_slice_of_its_card_is_on_the_wrong_one(pinned: Pinned) -> None:
+    on_a_slice(pinned)
+    runner = wait_for(lambda: pinned.box.runners("a"), "its runner")[0]
+    pinned.driver.says(split(0, 1, runners={0: runner}))
+    wait_for(lambda: pinned.box.status()["gpus"][1]["memory_used_bytes"], "it is sampled")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 20, "and again")
+    assert pinned.box.instance("a")["health"] == "ok", "what is on its slice the card lists, too"
+
+    pinned.driver.says(split(0, 1, runners={1: runner}))
+
+    assert pinned.degraded("which is not its own")["pinning"] == "wrong"
+
+
+def test_a_slice_that_is_no_more_is_lost(pinned: Pinned) -> None:
+    on_a_slice(pinned)
+
+    pinned.driver.says(split(1))
+
+    pinned.degraded("GPU 0 (A100 MIG 1g.10gb) is lost: the driver no longer lists it")
+    gone = pinned.box.status()["gpus"][-1]
+    assert (gone["uuid"], gone["state"], gone["instances"]) == (SLICES[0], "lost", ["a"])
+    pinned.driver.says(split(0, 1))
+    pinned.well()
+
+
+def test_a_card_that_is_gone_when_its_reader_has_come_back_is_lost(pinned: Pinned) -> None:
+    """As after Xid 79: the call hangs or crashes, and the next helper has never seen the card."""
+    pid = pinned.up()["pid"]
+    pinned.says("0 temperature crash")
+    wait_for(lambda: "crashed" in (pinned.box.status()["host"]["gpus_error"] or ""), "its reader is gone")
+
+    pinned.says("system count 0")
+
+    found = pinned.degraded("GPU ? (NVIDIA GeForce RTX 3090) is lost: the driver no longer lists it")
+    assert found["pid"] == pid
+    assert [(gpu["uuid"], gpu["state"]) for gpu in pinned.box.status()["gpus"]] == [(UUID, "lost")]
+    pinned.driver.says(TEXT)
+    pinned.well()
+
+
 @pytest.mark.parametrize(("policy", "phase"), [("stop", "FAILED"), ("restart", "WAITING"), ("tell", "READY")])
 def test_a_lost_card_is_dealt_with_as_the_policy_says(pinned: Pinned, policy: str, phase: str) -> None:
     pinned.up(policies={"gpu_lost": policy})
