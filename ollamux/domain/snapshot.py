@@ -162,16 +162,18 @@ class ModelView:
 class ProcessView:
     """A process of ours, or one on a card. `kind` is "serve", "runner" or "foreign"; `gpu` a UUID or None.
 
-    `user` is None where the kernel does not show whose it is.
+    `name` and `user` are None where the kernel does not show it, as from inside a container; `age_s` is how old the
+    driver's word is that it is on the card, None where it is on none.
     """
 
     gpu: str | None
     pid: int
     kind: str
     instance: str | None
-    name: str
+    name: str | None
     memory_bytes: int | None
     user: str | None = None
+    age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,6 +193,6 @@ def draw_processes(pen: Pen, status: Status) -> Drawn:
         Column(title="Instance", name=True, enough=12, items=[pen.name(p.instance or words.DASH) for p in processes]),
         _column(pen, processes, "Memory", lambda p: words.gib(p.memory_bytes), right=True, rank=1),
         Column(title="User", rank=2, items=[pen.name(p.user or words.DASH) for p in processes]),
-        Column(title="Process", name=True, items=[pen.name(p.name) for p in processes]),
+        Column(title="Process", name=True, items=[pen.name(p.name or words.DASH) for p in processes]),
     ]
     return flat_table(pen, columns)

@@ -85,7 +85,7 @@ class Observer:
             ),
             instances=tuple(self._instance(unit) for unit in units),
             models=tuple(_model(unit, model) for unit in units for model in unit.models),
-            processes=holders.rows(inventory, holders.of_fleet(units, inventory)),
+            processes=holders.rows(inventory, holders.of_fleet(units, inventory), age),
         )
 
     def _unlisted(self, units: tuple[Unit, ...]) -> list[Gpu]:

@@ -132,9 +132,10 @@ PROCESS = thing(
     pid=WHOLE,
     kind=one_of("serve", "runner", "foreign"),
     instance=nullable(TEXT),
-    name=TEXT,
+    name=nullable(TEXT),
     memory_bytes=nullable(WHOLE),
     user=nullable(TEXT),
+    age_s=nullable(NUMBER),
 )
 LINK = thing(
     a=UUID,

@@ -96,6 +96,7 @@ FIRES: list[tuple[str, Severity, Facts]] = [
     ("card-memory-errors", WARNING, machine(card={"ecc_uncorrected": 3})),
     ("card-thermal", WARNING, machine(card={"throttle_reasons": ("hw_thermal_slowdown",)})),
     ("card-power", WARNING, machine(card={"throttle_reasons": ("hw_power_brake_slowdown",)})),
+    ("card-slowdown", WARNING, machine(card={"throttle_reasons": ("hw_slowdown",)})),
     ("card-strangers", WARNING, machine(strangers=(STRANGER,))),
     ("card-strangers", WARNING, machine(strangers=(replace(STRANGER, memory_bytes=None),))),
     ("link-narrow", WARNING, machine(card={"pcie_width": 4})),

@@ -98,6 +98,20 @@ def test_a_card_that_is_too_hot_is_told_with_its_figures_once_and_withdrawn(pinn
     assert (pinned.told("too hot"), pinned.told("full speed again")) == (1, 1)
 
 
+def test_who_was_on_a_card_is_told_with_its_age_while_the_driver_is_silent(pinned: Pinned) -> None:
+    pinned.up()
+    stranger = pinned.box.stranger("sleep", "1000")
+    pinned.says(f"0 processes {stranger.pid}:7")
+    wait_for(lambda: len(pinned.box.status()["processes"]) == 2, "it is seen")
+    server, seen = pinned.box.status()["processes"]
+    assert (server["age_s"], 0 <= seen["age_s"] < 10) == (None, True)
+
+    pinned.says(f"0 processes {stranger.pid}:7", "0 temperature crash")
+
+    wait_for(lambda: pinned.box.status()["host"]["gpus_error"], "the driver is in trouble")
+    assert "GPUs: the process that reads the GPUs has crashed" in pinned.box.ollamux("status", "processes").stdout
+
+
 def test_a_card_that_is_hot_for_a_moment_is_no_news(pinned: Pinned) -> None:
     pinned.up()
     for turn in range(8):
