@@ -15,7 +15,7 @@ from pathlib import Path
 from ollamux.domain.text import format_duration, safe_text
 from ollamux.gpu.codec import inventory_from_json
 from ollamux.gpu.helper import REQUEST
-from ollamux.gpu.model import NO_GPUS, Inventory
+from ollamux.gpu.model import MISMATCH, NO_GPUS, Inventory
 from ollamux.gpu.spawn import Spawn, helper_spawn, kill_own_child, reaped
 
 DEADLINE_S = 2.0
@@ -169,6 +169,8 @@ class GpuReader:
         self._asked_at = self._silent_since = None
         self._backoff_s = _FIRST_BACKOFF_S
         self._not_before = float("-inf")
+        if inventory.error_key == MISMATCH:
+            self._drop()  # it may have the old library open, which it keeps for life, while both parts are new by now
         return self.last
 
     def _failed(self, now: float, trouble: str | None) -> None:

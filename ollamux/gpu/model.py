@@ -108,6 +108,9 @@ class Inventory:
     links: tuple[Link, ...] | None = None
 
 
+MISMATCH = "mismatch"
+"""The `error_key` of a driver whose library and kernel module differ."""
+
 UNLISTED = "the driver no longer lists it; reboot if it should be there"
 
 NO_GPUS = Inventory()

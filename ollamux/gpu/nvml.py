@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from ollamux.gpu.model import UNLISTED, Gpu, Inventory, Link
+from ollamux.gpu.model import MISMATCH, UNLISTED, Gpu, Inventory, Link
 from ollamux.gpu.nvml_links import card_links
 from ollamux.gpu.nvml_values import (
     CONSTANT,
@@ -45,7 +45,7 @@ _TROUBLE = {
 _KEYS = {
     _LIBRARY_NOT_FOUND: "missing",
     _DRIVER_NOT_LOADED: "not-loaded",
-    _MISMATCH: "mismatch",
+    _MISMATCH: MISMATCH,
     _NO_PERMISSION: "denied",
     GPU_IS_LOST: "lost",
 }

@@ -260,6 +260,28 @@ def test_a_driver_of_long_ago_tells_what_it_knows(
     assert differ == {"memory_used_bytes", "remapped_rows", "remap_pending", "remap_failed"}
 
 
+def test_R68_a_driver_that_was_replaced_and_loaded_is_read_without_a_reboot(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the old module did not load: a process keeps the library that it has opened for as long as it lives."""
+    old, new = built(tmp_path / "old", release="1"), built(tmp_path / "new", release="2")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(old))
+    monkeypatch.setenv("STANDIN_NVML", driver.env["STANDIN_NVML"])
+    made = client.GpuReader()
+    made.start(helper_spawn("nvml"))
+    driver.says("system init no-driver\n")
+    assert sample(made) == ()
+    (new / "libnvidia-ml.so.1").rename(old / "libnvidia-ml.so.1")
+    driver.says("system module 2\n" + (SCENES / "two-cards.state").read_text())
+    assert sample(made) == ()
+    assert made.last.error_key == "mismatch"
+
+    found = sample(made)
+
+    made.stop()
+    assert ([gpu.state for gpu in found], made.last.error, made.trouble) == (["ok", "ok"], None, None)
+
+
 def test_a_mig_device_can_be_named_in_a_configuration(driver: Driver) -> None:
     driver.plays("mig")
     config = driver.root / "ollamux.toml"
