@@ -132,6 +132,11 @@ class GpuReader:
         self._drop()
         self._spawn = None
 
+    def trouble_at(self, now: float) -> str | None:
+        """Return the trouble as it is now: a silence grows, also while nobody asks."""
+        self._tell_silence(now)
+        return self.trouble
+
     def leftovers(self) -> int:
         """Return how many killed helpers have not gone yet, for they hang in the kernel."""
         self._reap()

@@ -45,7 +45,7 @@ class Gpus:
     @property
     def trouble(self) -> str | None:
         """Why the GPUs cannot be read at present, in plain words."""
-        return None if self._reader is None else self._reader.trouble
+        return None if self._reader is None else self._reader.trouble_at(monotonic())
 
     @property
     def own_pids(self) -> frozenset[int]:
