@@ -146,7 +146,10 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
-    """A loaded model with where it is loaded. `layers` is `{"offloaded": n, "total": m}` or None."""
+    """A loaded model with where it is loaded. `layers` is `{"offloaded": n, "total": m}` or None.
+
+    `age_s` is how old the server's word of it is: one that does not answer says nothing new.
+    """
 
     instance: str
     name: str
@@ -156,6 +159,7 @@ class ModelView:
     context_length: int | None
     expires_at: str | None
     layers: dict[str, int] | None
+    age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -223,6 +223,7 @@ def _model(unit: Unit, model: LoadedModel) -> ModelView:
         context_length=model.context_length,
         expires_at=_expires(model),
         layers=None if layers is None else {"offloaded": layers[0], "total": layers[1]},
+        age_s=None if unit.models_at is None else round(monotonic() - unit.models_at, 1),
     )
 
 

@@ -125,6 +125,7 @@ MODEL = thing(
     instance=TEXT,
     digest=nullable(TEXT),
     layers=nullable(thing(offloaded=WHOLE, total=WHOLE)),
+    age_s=nullable(NUMBER),
     **LOADED,
 )
 PROCESS = thing(

@@ -250,6 +250,20 @@ def loaded(*, vram: int) -> str:
     return json.dumps({"models": [model | {"expires_at": "2099-01-01T00:00:00Z"}]})
 
 
+def test_what_a_silent_server_had_loaded_is_told_with_its_age(pinned: Pinned) -> None:
+    pinned.box.config(instances={"a": {"gpus": [0]}}, health={"unhealthy_timeout": "1h"})
+    pinned.box.set("a", "device-lines", DEVICE)
+    pinned.box.set("a", "ps", loaded(vram=5))
+    pinned.box.up(haste=SAMPLES)
+    seen = wait_for(lambda: pinned.box.status()["models"], "it is seen")
+    assert 0 <= seen[0]["age_s"] < 10
+
+    pinned.box.set("a", "hang-api", 1)
+
+    wait_for(lambda: pinned.box.status()["models"][0]["age_s"] > 1.5, "what it had loaded grows old")
+    assert pinned.box.instance("a")["phase"] == "UNHEALTHY"
+
+
 def test_a_model_that_a_client_wants_on_the_cpu_is_no_fault(pinned: Pinned) -> None:
     pinned.box.set("a", "runners", 1)
     pinned.box.set("a", "runner-words", "-ngl 0")
