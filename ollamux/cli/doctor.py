@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from ollamux import __version__
@@ -38,7 +39,7 @@ def doctor(*, output: str, config: str | None, simulated: bool, bundle: str | No
         from ollamux.doctor.bundle import write_bundle
 
         path = write_bundle(bundle, report, facts, os.environ)
-        screen.say(f"wrote {path}: look into it before you send it (tar -xzOf {path} | less)\n", fd=2)
+        screen.say(f"wrote {path}: look into it before you send it (tar -xzOf {shlex.quote(str(path))} | less)\n", fd=2)
     if output == "json":
         screen.write(json.dumps(as_json(report), indent=2, ensure_ascii=False) + "\n")
     else:

@@ -154,7 +154,7 @@ def _status(fleet: FleetSpec, view: str | None, *, simulated: bool) -> Status:
         host=host_view(inventory, name=os.uname().nodename, trouble=None),
         gpus=gpus,
         instances=tuple(_stopped(spec, uuids.get(spec.name, ())) for spec in fleet.instances),
-        processes=holders.rows(inventory, holders.left_by(state_dir(os.environ, simulated=simulated)))
+        processes=holders.rows(inventory, holders.left_by(state_dir(os.environ, simulated=simulated)), 0.0)
         if view in _TELLING
         else (),
         links=_links(gpus, inventory),

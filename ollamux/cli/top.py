@@ -66,9 +66,14 @@ class _Live:
             self._draw()
             watched = [question.fileno() for question in self._questions()]
             pressed, ready = self._screen.wait(self._next_look - time.monotonic(), watched)
-            for key in pressed:
-                self._happened(Key(name=key))
+            self._press(pressed)
             self._answers(ready)
+
+    def _press(self, pressed: list[str]) -> None:
+        for key in pressed:
+            self._happened(Key(name=key))
+            if self._known.mode == "confirm":
+                return  # what came with the key that asks, as in a text that was pasted, answers a question nobody saw
 
     def _questions(self) -> list[Question]:
         return [*self._restarts.values(), *([] if self._look is None else [self._look])]

@@ -10,6 +10,7 @@ import platform
 import sys
 import tarfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ollamux import __version__
@@ -19,6 +20,8 @@ from ollamux.doctor.findings import Report, as_json
 from ollamux.doctor.scrub import Scrubber
 from ollamux.domain import snapshot
 from ollamux.domain.errors import DeniedError, OllamuxError, RefusedError
+from ollamux.domain.secrets import MASK
+from ollamux.domain.spec import FleetSpec
 from ollamux.domain.text import safe_text
 from ollamux.supervisor.journal import FILE_NAME
 from ollamux.system.logfile import tail
@@ -27,6 +30,7 @@ from ollamux.system.places import home, log_dir, state_dir
 _OF_A_LOG = 256 * 1024
 _MOST_LOGS = 64
 _FOLDER = "ollamux-doctor"
+_NOTIFIER = "notify_token"
 
 
 def write_bundle(name: str, report: Report, facts: Facts, env: Mapping[str, str]) -> Path:
@@ -59,7 +63,8 @@ def _contents(report: Report, facts: Facts, env: Mapping[str, str]) -> Iterator[
         yield "status.json", _json(snapshot.as_json(facts.status))
     if facts.fleet is not None:
         uuids = {spec.name: tuple(gpu.uuid for gpu in facts.gpus_of(spec)) for spec in facts.fleet.instances}
-        yield "config.toml", effective(facts.fleet, {name: found for name, found in uuids.items() if found})
+        known = {name: found for name, found in uuids.items() if found}
+        yield "config.toml", effective(_discreet(facts.fleet), known)
     state, logs = (place(env, simulated=report.simulated) for place in (state_dir, log_dir))
     files = {FILE_NAME: Path(state) / FILE_NAME}
     try:
@@ -70,6 +75,12 @@ def _contents(report: Report, facts: Facts, env: Mapping[str, str]) -> Iterator[
         text = _last(path)
         if text is not None:
             yield name, text
+
+
+def _discreet(fleet: FleetSpec) -> FleetSpec:
+    """Return a fleet without what its notifier is told: that is where tokens and the addresses of webhooks stand."""
+    program, told = fleet.supervisor.notify[:1], fleet.supervisor.notify[1:]
+    return replace(fleet, supervisor=replace(fleet.supervisor, notify=(*program, *(MASK for _ in told))))
 
 
 def _last(path: Path) -> str | None:
@@ -108,6 +119,8 @@ def _versions(facts: Facts) -> str:
 def _known_secrets(facts: Facts, env: Mapping[str, str]) -> dict[str, str]:
     """Return every variable that we know of, from our own environment and from the configuration."""
     told = dict(env)
+    for number, word in enumerate(() if facts.fleet is None else facts.fleet.supervisor.notify[1:]):
+        told[f"{_NOTIFIER} {number}"] = word
     for number, spec in enumerate(() if facts.fleet is None else facts.fleet.instances):
         told |= {f"{name} {number}": value for name, value in spec.env}
     for name, value in () if facts.service is None else facts.service.environment:

@@ -27,7 +27,7 @@ IDS = (
     *("config-invalid", "config-missing", "config-idle", "supervisor-silent"),
     *("card-missing", "card-lost", "card-unknown", "card-memory-defective", "card-unsupported", "card-shared"),
     *("card-compute-mode", "card-memory-reset", "card-memory-errors", "card-thermal", "card-power"),
-    *("card-strangers", "link-narrow", "link-slow", "persistence-off"),
+    *("card-slowdown", "card-strangers", "link-narrow", "link-slow", "persistence-off"),
     *("ollama-service", "port-taken", "address-missing"),
     *("instance-failed", "instance-degraded"),
     *("store-unreadable", "store-missing", "store-full", "store-prune", "store-read-only", "store-open"),

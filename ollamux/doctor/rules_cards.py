@@ -44,6 +44,7 @@ _TITLES = {
     "memory-errors": "its memory has errors",
     "thermal": "it is too hot",
     "power": "it gets too little power",
+    "slowdown": "its hardware slows it down",
 }
 
 

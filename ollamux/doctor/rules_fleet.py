@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable
 
 from ollamux.doctor.facts import Facts
@@ -31,7 +32,7 @@ def config_invalid(facts: Facts) -> Iterable[Finding]:
         severity=Severity.BROKEN,
         title="The configuration cannot be used",
         evidence=facts.config.problem,
-        fix="ollamux config check" + (f" --config {facts.config.path}" if facts.config.path else ""),
+        fix="ollamux config check" + (f" --config {shlex.quote(facts.config.path)}" if facts.config.path else ""),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 
 from ollamux.doctor.facts import Facts, Outdated, Program
@@ -125,7 +126,7 @@ def ollama_replaceable(facts: Facts) -> Iterable[Finding]:
                 severity=Severity.WARNING,
                 title=f"{program.path} could be replaced by somebody else",
                 evidence=f"It runs as this user, and {who.rstrip(',')} may write to {place}.",
-                fix=f"sudo chmod go-w {place}" if "owner" not in who else f"sudo chown root {place}",
+                fix=f"sudo {'chmod go-w' if 'owner' not in who else 'chown root'} {shlex.quote(place)}",
             )
 
 

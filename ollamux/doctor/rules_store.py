@@ -16,6 +16,8 @@ _NO_PRUNE = (
     "sudo systemctl daemon-reload && sudo systemctl restart ollama"
 )
 
+_ME = "$(id -un)"  # $USER is not set everywhere, as in a container
+
 
 def store_unreadable(facts: Facts) -> Iterable[Finding]:
     """Report a store that cannot be read: the server ends at its start ("open …/blobs: permission denied")."""
@@ -27,7 +29,7 @@ def store_unreadable(facts: Facts) -> Iterable[Finding]:
                 severity=Severity.BROKEN,
                 title=f"The store {store.path} may not be read",
                 evidence=f"{where} is closed to this user. {_who(store)} would end at the start.",
-                fix=f"sudo setfacl -R -m u:$USER:rX {shlex.quote(store.path)}",
+                fix=_passage(store, where) + f"sudo setfacl -R -m u:{_ME}:rX {shlex.quote(store.path)}",
             )
         elif store.state == "not a folder":
             yield Finding(
@@ -51,7 +53,8 @@ def store_missing(facts: Facts) -> Iterable[Finding]:
                 title=f"The store {store.path} is not there and cannot be made",
                 evidence=f"This user may not make a folder in {store.obstacle}. Is a disk not mounted? {_who(store)} "
                 "would end at the start.",
-                fix=f"findmnt {path} || sudo install -d -o $USER {path}",
+                fix=f"mount its disk (findmnt --fstab lists what should be); else: sudo install -d -o {_ME} {path}",
+                is_command=False,
             )
 
 
@@ -101,7 +104,7 @@ def store_read_only(facts: Facts) -> Iterable[Finding]:
                 severity=Severity.WARNING,
                 title=f"The store {store.path} may not be written",
                 evidence=f"{_who(store)} serves what is there; every pull, create and delete fails.",
-                fix=f"sudo setfacl -R -m u:$USER:rwX -m d:u:$USER:rwX {shlex.quote(store.path)}",
+                fix=f"sudo setfacl -R -m u:{_ME}:rwX -m d:u:{_ME}:rwX {shlex.quote(store.path)}",
             )
 
 
@@ -116,6 +119,13 @@ def store_open(facts: Facts) -> Iterable[Finding]:
                 evidence="Any user of this machine may change or delete the models that instances serve.",
                 fix=f"chmod -R o-w {shlex.quote(store.path)}",
             )
+
+
+def _passage(store: Store, closed: str) -> str:
+    """Return what opens a folder above a store to be passed, no more than that; nothing where the store is closed."""
+    if not store.path.startswith(closed.rstrip("/") + "/"):
+        return ""
+    return f"sudo setfacl -m u:{_ME}:x {shlex.quote(closed)} && "
 
 
 def _who(store: Store) -> str:

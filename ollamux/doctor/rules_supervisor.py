@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ollamux.doctor.facts import Facts
 from ollamux.doctor.findings import Finding, Severity
+from ollamux.domain.cards import troubles
 from ollamux.domain.phases import Phase
 from ollamux.domain.snapshot import InstanceView
 
@@ -70,7 +71,9 @@ def _remedy(facts: Facts, view: InstanceView) -> tuple[str, bool]:
         names = ", ".join(model.name for model in spilled)
         more = " or unload what else is there" if len(view.models) > 1 else ""
         return f"ask for {names} with a smaller context (num_ctx){more}, or give it a larger card or two", False
-    return "ollamux status processes" + (" --simulated" if facts.simulated else ""), True
+    cards = [gpu for gpu in (() if facts.status is None else facts.status.gpus) if gpu.uuid in view.gpus]
+    where = "gpus" if any(map(troubles, cards)) else "processes"
+    return f"ollamux status {where}" + (" --simulated" if facts.simulated else ""), True
 
 
 def _wanted(facts: Facts) -> list[InstanceView]:

@@ -17,7 +17,7 @@ _VALUE = re.compile(
     r"""\\"[^\\"]*\\" | "(?:[^"\\\n]|\\.)*" | '[^'\n]*' | (?:(?:bearer|basic)[ \t]++)?(?:\\?["'])?[^\s,;&\]\)}"']+""",
     re.IGNORECASE | re.VERBOSE,
 )
-_TELLTALE = re.compile(r"(?i)key|token|secret|pass|credential|auth|bearer|cookie|_pwd")
+_TELLTALE = re.compile(r"(?i)key|token|secret|pass|credential|auth|bearer|cookie|signature|webhook|_pwd|_pat\b")
 _USER_INFO = re.compile(r"(?<=://)[^\s/\"'<>@]+(?:@[^\s/\"'<>@]+)*@")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=\-]{8,}")
 _KEY_BLOCK = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
@@ -25,6 +25,10 @@ _WELL_KNOWN = re.compile(
     r"\b(?:sk-[A-Za-z0-9_\-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w\-]{16,}"
     r"|xox[abprs]-[\w\-]{10,}|AKIA[A-Z0-9]{12,}|eyJ[\w\-]{8,}\.[\w\-]{8,}(?:\.[\w\-]*)?)"
 )
+# With OLLAMA_DEBUG=2 a server logs what it is asked, in these and in whatever else it traces; only `msg` is its own.
+_ASKED = re.compile(r'(?<![\w.\-])(prompt=)"(?:[^"\\\n]|\\.)*"')
+_TRACED = re.compile(r"^[^\n]*\blevel=TRACE\b[^\n]*$", re.MULTILINE)
+_QUOTED = re.compile(r'(?<![\w.\-])((?!msg=)[\w.\-]++=)"(?:[^"\\\n]|\\.)*"')
 # To mask these would take the point out of a report: what a GGUF says of its tokenizer, and counts.
 _HARMLESS = re.compile(r"(?i)(?:tokenizer[\w.\-]*|[\w.\-]*author)")
 _COUNT = re.compile(r"(?i)(?:[\w.\-]*tokens[\w.\-]*|[\w.\-]*key_(?:length|value)[\w.\-]*)")
@@ -50,6 +54,8 @@ class Scrubber:
         for secret in self._literals:
             text = text.replace(secret, MASK)
         text = _KEY_BLOCK.sub(MASK, text)
+        text = _TRACED.sub(lambda line: _QUOTED.sub(_unsaid, line[0]), text)
+        text = _ASKED.sub(_unsaid, text)
         text = _USER_INFO.sub(f"{MASK}@", text)
         text = _without_values(text)
         text = _SCHEME.sub(rf"\1 {MASK}", text)
@@ -57,6 +63,10 @@ class Scrubber:
         for home in self._homes:
             text = re.sub(rf"{re.escape(home)}(?![\w\-])", "~", text)
         return text
+
+
+def _unsaid(found: re.Match[str]) -> str:
+    return f'{found[1]}"{MASK}"'
 
 
 def _without_values(text: str) -> str:

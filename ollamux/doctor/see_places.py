@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
+from pathlib import Path
 
 from ollamux.doctor.facts import Obstacle, Store
 from ollamux.doctor.see_ollama import in_packaged_unit, is_ours, user_of
@@ -71,7 +72,7 @@ def _store(path: str, instances: tuple[str, ...]) -> Store:
         above, makeable = _makeable(path)
         return Store(path=path, instances=instances, state="missing", makeable=makeable, obstacle=above)
     except OSError as error:
-        return Store(path=path, instances=instances, state="closed", obstacle=error.strerror)
+        return Store(path=path, instances=instances, state="closed", obstacle=_closed_above(path) or error.strerror)
     if not stat.S_ISDIR(found.st_mode):
         return Store(path=path, instances=instances, state="not a folder")
     places = [place for place in (path, f"{path}/blobs", f"{path}/manifests") if os.path.exists(place)]
@@ -87,6 +88,12 @@ def _store(path: str, instances: tuple[str, ...]) -> Store:
         open_to="everybody" if any(_open_to_all(place) for place in places) else None,
         free_bytes=room.f_bavail * room.f_frsize,
     )
+
+
+def _closed_above(path: str) -> str | None:
+    """Return the first folder on the way to a path that this user may not pass."""
+    above = [str(folder) for folder in reversed(Path(path).parents)]
+    return next((folder for folder in above if not os.access(folder, os.X_OK)), None)
 
 
 def _open_to_all(path: str) -> bool:

@@ -12,7 +12,7 @@ from ollamux.domain.snapshot import GpuView, ProcessView
 from ollamux.domain.text import format_gib
 
 _THERMAL = frozenset({"sw_thermal_slowdown", "hw_thermal_slowdown"})
-_BY_HARDWARE = frozenset({"hw_slowdown", "hw_power_brake_slowdown"})
+_SLOW = ("thermal", "power", "slowdown")
 
 
 class Trouble(NamedTuple):
@@ -71,9 +71,12 @@ def _slowed(gpu: GpuView) -> list[Trouble]:
     if reasons & _THERMAL:
         words = f"it is too hot{at} and slows itself down{_clocks(gpu)}"
         return [Trouble("thermal", False, words, "look at its fans, the dust, and the air around it")]
-    if reasons & _BY_HARDWARE:
+    if "hw_power_brake_slowdown" in reasons:
         words = f"its power supply cannot give what it asks for, and it slows down{_clocks(gpu)}"
         return [Trouble("power", False, words, "look at its power cables and the power supply")]
+    if "hw_slowdown" in reasons:  # by itself it is a sign of heat, of a supply that gives way, or of too high a draw
+        words = f"its hardware slows it down, by heat or for want of power{_clocks(gpu)}"
+        return [Trouble("slowdown", False, words, "look at its fans, its power cables and the power supply")]
     return []
 
 
@@ -101,19 +104,19 @@ def faults(
         if gpu.state == "lost":
             found.setdefault(LOST, []).append(f"{_called(gpu)} is lost: {gpu.lost_reason}")
             continue
-        slow = [trouble.words for trouble in troubles(gpu) if trouble.key in ("thermal", "power")]
+        slow = [trouble.words for trouble in troubles(gpu) if trouble.key in _SLOW]
         if slow:
             found.setdefault(SLOWED, []).append(f"{_called(gpu)}: {slow[0]}")
         crowd = _crowd(gpu, uses.get(gpu.uuid, ()))
         if crowd is not None:
             found.setdefault(CROWDED, []).append(crowd)
-    own = {gpu.uuid for gpu in planned} | {gpu.mig_parent for gpu in planned if gpu.mig_parent is not None}
+    own = {gpu.uuid for gpu in planned}
+    around = {gpu.mig_parent for gpu in planned}  # of a card that is split the driver lists what is on its slices, too
     for gpu in every:
-        if not own & {gpu.uuid, gpu.mig_parent}:
+        if not own & {gpu.uuid, gpu.mig_parent} and gpu.uuid not in around:
             astray = [use for use in uses.get(gpu.uuid, ()) if use.instance == name]
             found.setdefault(WRONG, []).extend(
-                f"{use.name} (pid {use.pid}) computes on {_called(gpu)}{_holding(use)}, which is not its own"
-                for use in astray
+                f"{_process(use)} computes on {_called(gpu)}{_holding(use)}, which is not its own" for use in astray
             )
     return {kind: "; ".join(reasons) for kind, reasons in found.items() if reasons}
 
@@ -125,13 +128,17 @@ def _crowd(gpu: GpuView, uses: Iterable[ProcessView]) -> str | None:
     held = sum(use.memory_bytes or 0 for use in strangers)
     if held < CROWD * gpu.memory_total_bytes:
         return None
-    names = ", ".join(f"{use.name} (pid {use.pid})" for use in strangers)
+    names = ", ".join(map(_process, strangers))
     whole = format_gib(gpu.memory_total_bytes)
     return f"{format_gib(held)} of the {whole} GiB of {_called(gpu)} are held by what is not ours: {names}"
 
 
 def _called(gpu: GpuView) -> str:
-    return f"GPU {'?' if gpu.index is None else gpu.index} ({gpu.name})"
+    return f"GPU {'?' if gpu.index is None else gpu.index} ({gpu.name or gpu.uuid})"
+
+
+def _process(use: ProcessView) -> str:
+    return f"{use.name} (pid {use.pid})" if use.name is not None else f"pid {use.pid}"
 
 
 def _holding(use: ProcessView) -> str:

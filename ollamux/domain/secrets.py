@@ -6,7 +6,7 @@ import re
 
 MASK = "***"
 
-_TELLTALE = ("KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL", "AUTH", "BEARER", "COOKIE")
+_TELLTALE = ("KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL", "AUTH", "BEARER", "COOKIE", "WEBHOOK")
 # Greedy up to the last "@": a password may itself hold one, and masking too much does no harm.
 _USER_INFO = re.compile(r"(?<=://)\S*(?=@)")
 _BARE_USER_INFO = re.compile(r"^[^\s/:]+:(?!//)\S*(?=@)")
@@ -16,7 +16,7 @@ _QUERY = re.compile(r"(?i)([?&;][^=&\s]*(?:key|token|secret|pass|auth|sig)[^=&\s
 def is_secret(name: str) -> bool:
     """Tell whether a variable of this name is never shown."""
     upper = name.upper()
-    return any(word in upper for word in _TELLTALE) or upper.endswith("_PWD")
+    return any(word in upper for word in _TELLTALE) or upper.endswith(("_PWD", "_PAT"))
 
 
 def mask(name: str, value: str) -> str:

@@ -146,7 +146,10 @@ class InstanceView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
-    """A loaded model with where it is loaded. `layers` is `{"offloaded": n, "total": m}` or None."""
+    """A loaded model with where it is loaded. `layers` is `{"offloaded": n, "total": m}` or None.
+
+    `age_s` is how old the server's word of it is: one that does not answer says nothing new.
+    """
 
     instance: str
     name: str
@@ -156,22 +159,25 @@ class ModelView:
     context_length: int | None
     expires_at: str | None
     layers: dict[str, int] | None
+    age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessView:
     """A process of ours, or one on a card. `kind` is "serve", "runner" or "foreign"; `gpu` a UUID or None.
 
-    `user` is None where the kernel does not show whose it is.
+    `name` and `user` are None where the kernel does not show it, as from inside a container; `age_s` is how old the
+    driver's word is that it is on the card, None where it is on none.
     """
 
     gpu: str | None
     pid: int
     kind: str
     instance: str | None
-    name: str
+    name: str | None
     memory_bytes: int | None
     user: str | None = None
+    age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ollamux.domain.text import format_duration, safe_text
 from ollamux.gpu.codec import inventory_from_json
 from ollamux.gpu.helper import REQUEST
-from ollamux.gpu.model import NO_GPUS, Gpu, Inventory
+from ollamux.gpu.model import MISMATCH, NO_GPUS, Inventory
 from ollamux.gpu.spawn import Spawn, helper_spawn, kill_own_child, reaped
 
 DEADLINE_S = 2.0
@@ -132,6 +132,11 @@ class GpuReader:
         self._drop()
         self._spawn = None
 
+    def trouble_at(self, now: float) -> str | None:
+        """Return the trouble as it is now: a silence grows, also while nobody asks."""
+        self._tell_silence(now)
+        return self.trouble
+
     def leftovers(self) -> int:
         """Return how many killed helpers have not gone yet, for they hang in the kernel."""
         self._reap()
@@ -169,6 +174,8 @@ class GpuReader:
         self._asked_at = self._silent_since = None
         self._backoff_s = _FIRST_BACKOFF_S
         self._not_before = float("-inf")
+        if inventory.error_key == MISMATCH:
+            self._drop()  # it may have the old library open, which it keeps for life, while both parts are new by now
         return self.last
 
     def _failed(self, now: float, trouble: str | None) -> None:
@@ -207,20 +214,7 @@ def _with_known_cards(answer: Inventory, before: Inventory) -> Inventory:
     known = [gpu for gpu in before.gpus if gpu.vendor != "amd"]
     if answer.error is None or not known or any(gpu.vendor != "amd" for gpu in answer.gpus):
         return answer
-    unknown = tuple(
-        Gpu(
-            uuid=gpu.uuid,
-            index=gpu.index,
-            vendor=gpu.vendor,
-            name=gpu.name,
-            pci=gpu.pci,
-            mig_parent=gpu.mig_parent,
-            state="unknown",
-            lost_reason=answer.error,
-            memory_total_bytes=gpu.memory_total_bytes,
-        )
-        for gpu in known
-    )
+    unknown = tuple(gpu.unread("unknown", answer.error) for gpu in known)
     return replace(
         answer, gpus=(*unknown, *answer.gpus), driver=answer.driver or before.driver, cuda=answer.cuda or before.cuda
     )

@@ -60,6 +60,20 @@ class Gpu:
     remap_failed: bool | None = None
     processes: tuple[GpuProcess, ...] = ()
 
+    def unread(self, state: str, reason: str) -> Gpu:
+        """Return what stays true of a device that can no longer be read: no sample, and why there is none."""
+        return Gpu(
+            uuid=self.uuid,
+            index=self.index,
+            vendor=self.vendor,
+            name=self.name,
+            pci=self.pci,
+            mig_parent=self.mig_parent,
+            memory_total_bytes=self.memory_total_bytes,
+            state=state,
+            lost_reason=reason,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
@@ -93,5 +107,10 @@ class Inventory:
     unsupported: tuple[str, ...] = ()
     links: tuple[Link, ...] | None = None
 
+
+MISMATCH = "mismatch"
+"""The `error_key` of a driver whose library and kernel module differ."""
+
+UNLISTED = "the driver no longer lists it; reboot if it should be there"
 
 NO_GPUS = Inventory()

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
-from ollamux.gpu.model import Gpu, Inventory, Link
+from ollamux.gpu.model import MISMATCH, UNLISTED, Gpu, Inventory, Link
 from ollamux.gpu.nvml_links import card_links
 from ollamux.gpu.nvml_values import (
+    CONSTANT,
     GPU_IS_LOST,
     UNKNOWN,
     LostError,
@@ -44,11 +45,11 @@ _TROUBLE = {
 _KEYS = {
     _LIBRARY_NOT_FOUND: "missing",
     _DRIVER_NOT_LOADED: "not-loaded",
-    _MISMATCH: "mismatch",
+    _MISMATCH: MISMATCH,
     _NO_PERMISSION: "denied",
     GPU_IS_LOST: "lost",
 }
-_GONE = "the driver no longer lists it; reboot if it should be there"
+_NAMELESS = "the driver does not tell its UUID, by which an instance is pinned to it; reboot if that stays so"
 
 
 @dataclass(slots=True)
@@ -131,49 +132,49 @@ def _cards(library: ModuleType, count: int) -> list[Gpu]:
             if getattr(error, "value", None) != _NO_PERMISSION:
                 found.append(_lost(index, lost_reason(error)))
         else:
-            _session.known[card.uuid] = card
-            found += [card, *_slices(library, handle, card)]
+            found.append(card)
+            if card.state == "ok":
+                _session.known[card.uuid] = card
+                found += _slices(library, handle, card)
     shown = {gpu.uuid for gpu in found}
-    # The driver numbers the others anew, so a card that is gone has no number.
-    found += [
-        replace(_without_sample(gpu, _GONE), index=None) for gpu in _session.known.values() if gpu.uuid not in shown
-    ]
+    for gpu in [gpu for gpu in _session.known.values() if gpu.uuid not in shown]:
+        # The driver numbers the others anew, so a card that is gone has no number.
+        _session.known[gpu.uuid] = gone = replace(gpu, index=None)
+        found.append(gone.unread("lost", UNLISTED))
     return found
 
 
 def _lost(index: int, reason: str) -> Gpu:
-    before = next((gpu for gpu in _session.known.values() if gpu.index == index), None)
-    if before is None:
-        return Gpu(uuid=f"lost-{index}", index=index, state="lost", lost_reason=reason)
-    return _without_sample(before, reason)
+    return (_known_as(index) or Gpu(uuid=f"lost-{index}", index=index)).unread("lost", reason)
 
 
-def _without_sample(gpu: Gpu, reason: str) -> Gpu:
-    return Gpu(
-        uuid=gpu.uuid,
-        index=gpu.index,
-        name=gpu.name,
-        pci=gpu.pci,
-        memory_total_bytes=gpu.memory_total_bytes,
-        state="lost",
-        lost_reason=reason,
-    )
+def _known_as(index: int) -> Gpu | None:
+    return next((gpu for gpu in _session.known.values() if gpu.index == index), None)
 
 
 def _card(library: ModuleType, handle: Any, index: int) -> Gpu:
-    uuid = text(card_value(library, "nvmlDeviceGetUUID", handle)) or f"unnamed-{index}"
+    uuid = text(card_value(library, "nvmlDeviceGetUUID", handle))
+    if uuid is None:
+        nameless = Gpu(uuid=f"unnamed-{index}", index=index, name=_name(library, handle))
+        return (_known_as(index) or nameless).unread("unknown", _NAMELESS)
     card = _session.constant.get(uuid)
     if card is None:
         pci = card_value(library, "nvmlDeviceGetPciInfo", handle)
         named = Gpu(
             uuid=uuid,
-            name=text(card_value(library, "nvmlDeviceGetName", handle)) or "",
+            name=_name(library, handle),
             pci=normal_pci(text(getattr(pci, "busId", None)) or ""),
         )
         # Also where a later question finds the card lost: then at least its name is known.
         _session.known.setdefault(uuid, replace(named, index=index))
-        card = _session.constant[uuid] = with_constants(library, handle, named)
+        card = with_constants(library, handle, named)
+        if card.name and all(getattr(card, name) is not None for name in CONSTANT):  # else it is asked again
+            _session.constant[uuid] = card
     return with_sample(library, handle, replace(card, index=index))
+
+
+def _name(library: ModuleType, handle: Any) -> str:
+    return text(card_value(library, "nvmlDeviceGetName", handle)) or ""
 
 
 def _slices(library: ModuleType, handle: Any, card: Gpu) -> list[Gpu]:

@@ -16,7 +16,12 @@ from ollamux.gpu.model import Gpu, GpuProcess
 # NVML's return codes, stable since its first release.
 GPU_IS_LOST, _RESET_REQUIRED, _GPU_NOT_FOUND, UNKNOWN = 15, 16, 28, 999
 
-_NOT_AVAILABLE = (1 << 64) - 1
+CONSTANT = (
+    *("pci", "pcie_gen_max", "pcie_width_max", "power_default_w", "clock_sm_max_mhz", "clock_memory_max_mhz"),
+    "compute_capability",
+)
+"""What of a card stays the same while the driver runs."""
+_COLDEST_C = -273
 _SM, _MEMORY = 1, 2
 _VOLATILE = 0
 _COMPUTE_MODES = ("default", "exclusive_thread", "prohibited", "exclusive_process")
@@ -47,15 +52,14 @@ def with_constants(library: ModuleType, handle: Any, card: Gpu) -> Gpu:
     def ask(name: str, *arguments: Any) -> Any:
         return card_value(library, name, handle, *arguments)
 
-    capability = ask("nvmlDeviceGetCudaComputeCapability")
     return replace(
         card,
-        pcie_gen_max=whole(ask("nvmlDeviceGetMaxPcieLinkGeneration")),
-        pcie_width_max=whole(ask("nvmlDeviceGetMaxPcieLinkWidth")),
+        pcie_gen_max=_link(ask("nvmlDeviceGetMaxPcieLinkGeneration")),
+        pcie_width_max=_link(ask("nvmlDeviceGetMaxPcieLinkWidth")),
         power_default_w=_watts(ask("nvmlDeviceGetPowerManagementDefaultLimit")),
-        clock_sm_max_mhz=whole(ask("nvmlDeviceGetMaxClockInfo", _SM)),
-        clock_memory_max_mhz=whole(ask("nvmlDeviceGetMaxClockInfo", _MEMORY)),
-        compute_capability=".".join(map(str, capability)) if isinstance(capability, tuple) else None,
+        clock_sm_max_mhz=small(ask("nvmlDeviceGetMaxClockInfo", _SM)),
+        clock_memory_max_mhz=small(ask("nvmlDeviceGetMaxClockInfo", _MEMORY)),
+        compute_capability=_capability(ask("nvmlDeviceGetCudaComputeCapability")),
     )
 
 
@@ -70,26 +74,26 @@ def with_sample(library: ModuleType, handle: Any, card: Gpu) -> Gpu:
     if reasons is None:  # its name until driver 535
         reasons = ask("nvmlDeviceGetCurrentClocksThrottleReasons")
     remapped = ask("nvmlDeviceGetRemappedRows")
-    rows = remapped if isinstance(remapped, tuple) and len(remapped) == 4 else (None,) * 4
+    rows = [small(row) for row in remapped] if isinstance(remapped, tuple) and len(remapped) == 4 else [None] * 4
     ecc = ask("nvmlDeviceGetEccMode")
-    has_ecc = bool(ecc[0]) if isinstance(ecc, list | tuple) and ecc else None
+    has_ecc = _flag(ecc[0]) if isinstance(ecc, list | tuple) and ecc else None
     return replace(
         with_memory(library, handle, card),
-        utilization_percent=whole(getattr(utilization, "gpu", None)),
-        temperature_c=whole(ask("nvmlDeviceGetTemperature", 0)),
+        utilization_percent=small(getattr(utilization, "gpu", None)),
+        temperature_c=_celsius(ask("nvmlDeviceGetTemperature", 0)),
         power_w=_watts(ask("nvmlDeviceGetPowerUsage")),
         power_limit_w=_watts(ask("nvmlDeviceGetEnforcedPowerLimit")),
-        pcie_gen=whole(ask("nvmlDeviceGetCurrPcieLinkGeneration")),
-        pcie_width=whole(ask("nvmlDeviceGetCurrPcieLinkWidth")),
-        clock_sm_mhz=whole(ask("nvmlDeviceGetClockInfo", _SM)),
-        clock_memory_mhz=whole(ask("nvmlDeviceGetClockInfo", _MEMORY)),
+        pcie_gen=_link(ask("nvmlDeviceGetCurrPcieLinkGeneration")),
+        pcie_width=_link(ask("nvmlDeviceGetCurrPcieLinkWidth")),
+        clock_sm_mhz=small(ask("nvmlDeviceGetClockInfo", _SM)),
+        clock_memory_mhz=small(ask("nvmlDeviceGetClockInfo", _MEMORY)),
         throttle_reasons=_throttle(whole(reasons)),
         persistence=_flag(ask("nvmlDeviceGetPersistenceMode")),
         compute_mode=_word(_COMPUTE_MODES, ask("nvmlDeviceGetComputeMode")),
         ecc=has_ecc,
         ecc_corrected=whole(ask("nvmlDeviceGetTotalEccErrors", 0, _VOLATILE)) if has_ecc else None,
         ecc_uncorrected=whole(ask("nvmlDeviceGetTotalEccErrors", 1, _VOLATILE)) if has_ecc else None,
-        remapped_rows=None if rows[0] is None else rows[0] + rows[1],
+        remapped_rows=None if rows[0] is None or rows[1] is None else rows[0] + rows[1],
         remap_pending=_flag(rows[2]),
         remap_failed=_flag(rows[3]),
     )
@@ -156,25 +160,46 @@ def text(found: Any) -> str | None:
     return found if isinstance(found, str) and found else None
 
 
-def whole(found: Any) -> int | None:
-    """Return a whole number; the driver's word for "not available" is none."""
+def whole(found: Any, *, bits: int = 64) -> int | None:
+    """Return a whole number of so many bits; none is negative, and -1 is the driver's word for "not available"."""
     if isinstance(found, bool) or not isinstance(found, int):
         return None
-    return found if 0 <= found < _NOT_AVAILABLE else None
+    return found if 0 <= found < 1 << bits - 1 else None
+
+
+def small(found: Any) -> int | None:
+    """Return what the driver gives in 32 bits."""
+    return whole(found, bits=32)
+
+
+def _link(found: Any) -> int | None:
+    """Return lanes or a generation; a link has at least one."""
+    return small(found) or None
+
+
+def _celsius(found: Any) -> int | None:
+    """Return a temperature, which may be below zero in a number without a sign."""
+    below = found - (1 << 32) if isinstance(found, int) and found >= 1 << 31 else found
+    return below if isinstance(below, int) and _COLDEST_C <= below < -1 else small(found)
+
+
+def _capability(found: Any) -> str | None:
+    parts = [small(part) for part in found] if isinstance(found, tuple) else [None]
+    return None if None in parts else ".".join(map(str, parts))
 
 
 def _watts(milliwatts: Any) -> float | None:
-    found = whole(milliwatts)
+    found = small(milliwatts)
     return None if found is None else found / 1000
 
 
 def _flag(found: Any) -> bool | None:
-    number = whole(found)
+    number = small(found)
     return None if number is None else number != 0
 
 
 def _word(words: tuple[str, ...], found: Any) -> str | None:
-    number = whole(found)
+    number = small(found)
     return words[number] if number is not None and number < len(words) else None
 
 

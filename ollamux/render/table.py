@@ -88,7 +88,9 @@ def _view(pen: Pen, status: Status, view: str, *, wide: bool, now: float | None)
         drawn, count = draw_processes(pen, status), len(status.processes)
     lines, width = drawn
     width = min(max(width, 80), pen.width)
-    trouble = _gpu_trouble(pen, status, pen.width) if view in ("gpus", "topology") else []
+    # Where the cards cannot be read, neither is who is on them new.
+    told = view in ("gpus", "topology") or (view == "processes" and bool(status.gpus))
+    trouble = _gpu_trouble(pen, status, pen.width) if told else []
     trouble += _other_cards(pen, status) if view == "gpus" else []
     if count:
         lines = [pen.rule(width), lines[0], pen.rule(width, double=True), *lines[1:], *trouble]

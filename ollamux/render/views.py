@@ -172,6 +172,10 @@ def draw_models(pen: Pen, status: Status, *, full: bool, now: float | None) -> D
         column("Context", lambda m: words.number(m.context_length), right=True, rank=3),
         column("Until", lambda m: words.until(m.expires_at, now), rank=2),
     ]
+    if any(words.is_stale(model, status, now) for model in models):
+        ages = [words.age(model, status, now) for model in models]
+        told = [pen.text(words.DASH if age is None else f"{words.coarse(age)} ago", "wait") for age in ages]
+        columns.append(Column(title="Told", right=True, items=told))
     if full:
         columns[4:4] = [column("VRAM", lambda m: words.gib(m.size_vram_bytes), right=True, rank=5)]
         columns.append(column("Digest", lambda m: (m.digest or words.DASH).removeprefix("sha256:")[:12], rank=6))
@@ -193,6 +197,6 @@ def draw_processes(pen: Pen, status: Status) -> Drawn:
         Column(title="Instance", name=True, enough=12, items=[pen.name(p.instance or words.DASH) for p in processes]),
         _column(pen, processes, "Memory", lambda p: words.gib(p.memory_bytes), right=True, rank=1),
         Column(title="User", rank=2, items=[pen.name(p.user or words.DASH) for p in processes]),
-        Column(title="Process", name=True, items=[pen.name(p.name) for p in processes]),
+        Column(title="Process", name=True, items=[pen.name(p.name or words.DASH) for p in processes]),
     ]
     return flat_table(pen, columns)

@@ -261,17 +261,17 @@ def canary(instance: InstanceView, now: float | None) -> str:
     return f"{short_model(last.model)} {said}{ago}"
 
 
-def age(gpu: GpuView, status: Status, now: float | None) -> float | None:
-    """Return how old the sample of a card is now."""
-    if gpu.age_s is None:
+def age(seen: GpuView | ModelView, status: Status, now: float | None) -> float | None:
+    """Return how old the sample of a card is now, or what was said of a model."""
+    if seen.age_s is None:
         return None
     taken = epoch(status.time)
-    return gpu.age_s + (max(now - taken, 0.0) if now is not None and taken is not None else 0.0)
+    return seen.age_s + (max(now - taken, 0.0) if now is not None and taken is not None else 0.0)
 
 
-def is_stale(gpu: GpuView, status: Status, now: float | None) -> bool:
-    """Tell whether the figures of a card are too old to be taken for the present."""
-    old = age(gpu, status, now)
+def is_stale(seen: GpuView | ModelView, status: Status, now: float | None) -> bool:
+    """Tell whether the figures of a card, or a model, are too old to be taken for the present."""
+    old = age(seen, status, now)
     return old is not None and old > STALE_AFTER_S
 
 

@@ -78,6 +78,7 @@ class CarriedUnit:
     verdict: Verdict | None = None
     layers: dict[str, tuple[int, int]] = field(default_factory=dict)
     models: tuple[LoadedModel, ...] = ()
+    models_at: float | None = None
     runners: dict[int, str] = field(default_factory=dict)
     gone_runners: tuple[str, ...] = ()
     promises: dict[str, tuple[float | None, float]] = field(default_factory=dict)

@@ -48,6 +48,7 @@ def _carried(unit: Unit, vram: Vram) -> CarriedUnit:
         verdict=unit.verdict,
         layers=unit.layers,
         models=unit.models,
+        models_at=unit.models_at,
         runners=unit.runners,
         gone_runners=tuple(sorted(unit.gone_runners)),
         promises=unit.promises,
@@ -125,6 +126,7 @@ def _go_on(unit: Unit, carried: CarriedUnit, core: Core, gpus: Gpus, effects: Ef
     unit.log_start, unit.server_version = carried.log_start, carried.server_version
     unit.verdict = carried.verdict
     unit.layers, unit.models, unit.runners = carried.layers, carried.models, carried.runners
+    unit.models_at = carried.models_at
     unit.gone_runners, unit.promises = frozenset(carried.gone_runners), carried.promises
     unit.port = unit.spec.port if carried.port is None else carried.port
     unit.fingerprint, unit.tally, unit.served_at = carried.fingerprint, carried.tally, carried.served_at

@@ -186,7 +186,7 @@ class Checks:
             overdue = self._overdue(unit, models)
             loading = self._loading(unit, models)
             self._tell_gone_runners(unit, models)
-            unit.models = models
+            unit.models, unit.models_at = models, monotonic()
             self._devices.judge_models(unit, on_cpu_by_wish=self._on_cpu_by_wish(unit))
             for listener in self.listeners:
                 listener(unit)

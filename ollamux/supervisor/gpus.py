@@ -45,7 +45,7 @@ class Gpus:
     @property
     def trouble(self) -> str | None:
         """Why the GPUs cannot be read at present, in plain words."""
-        return None if self._reader is None else self._reader.trouble
+        return None if self._reader is None else self._reader.trouble_at(monotonic())
 
     @property
     def own_pids(self) -> frozenset[int]:
@@ -80,9 +80,23 @@ class Gpus:
         self.inventory = allowed(inventory, self._env)
 
     def current(self, gpus: Iterable[Gpu]) -> list[Gpu]:
-        """Return the newest samples of devices, in the same order; a device that is gone keeps its last one."""
-        known = {gpu.uuid: gpu for gpu in self.inventory.gpus} if self.inventory is not None else {}
-        return [known.get(gpu.uuid, gpu) for gpu in gpus]
+        """Return the newest samples of devices, in the same order, those of other allocations included.
+
+        A device that the newest list is without is lost: its last sample says nothing of now.
+        """
+        known = {} if self.machine is None else {gpu.uuid: gpu for gpu in self.machine.gpus}
+        return [known.get(gpu.uuid) or self._unlisted(gpu) for gpu in gpus]
+
+    def _unlisted(self, gpu: Gpu) -> Gpu:
+        if self.inventory is None or self.sampled_at is None:
+            return gpu  # nothing was read yet
+        from ollamux.gpu.model import UNLISTED
+
+        error = self.inventory.error
+        if error is not None:
+            return gpu.unread("unknown", error)
+        # The driver numbers the cards that are left anew; a slice has the number of its card.
+        return replace(gpu.unread("lost", UNLISTED), index=None if gpu.mig_parent is None else gpu.index)
 
     def clash(self, unit: Unit) -> str | None:
         """Return the sentence that says which other instance has the same card without both sharing it."""

@@ -21,19 +21,22 @@ class Role(NamedTuple):
     instance: str
 
 
-def rows(inventory: Inventory, ours: Mapping[int, Role]) -> tuple[ProcessView, ...]:
-    """Return our own processes, then whoever else is on a card; one that is on several cards has a row for each."""
+def rows(inventory: Inventory, ours: Mapping[int, Role], age_s: float | None = None) -> tuple[ProcessView, ...]:
+    """Return our own processes, then whoever else is on a card; one that is on several cards has a row for each.
+
+    `age_s` is how old the inventory is.
+    """
     held: dict[int, list[tuple[str | None, GpuProcess | None]]] = {}
     for gpu in inventory.gpus:
         for process in gpu.processes:
             held.setdefault(process.pid, []).append((gpu.uuid, process))
     found: list[ProcessView] = []
     for pid in [*ours, *sorted(held.keys() - ours.keys())]:
-        found += [_row(pid, ours.get(pid), uuid, process) for uuid, process in held.get(pid) or [(None, None)]]
+        found += [_row(pid, ours.get(pid), uuid, process, age_s) for uuid, process in held.get(pid) or [(None, None)]]
     return tuple(found)
 
 
-def _row(pid: int, role: Role | None, uuid: str | None, process: GpuProcess | None) -> ProcessView:
+def _row(pid: int, role: Role | None, uuid: str | None, process: GpuProcess | None, age_s: float | None) -> ProcessView:
     kind, instance = role or ("foreign", None)
     seen = procs.stat(pid)
     told = None if process is None else process.name
@@ -42,9 +45,10 @@ def _row(pid: int, role: Role | None, uuid: str | None, process: GpuProcess | No
         pid=pid,
         kind=kind,
         instance=instance,
-        name=told or (kind if seen is None else seen.comm),
+        name=told or (None if seen is None else seen.comm),
         memory_bytes=None if process is None else process.memory_bytes,
         user=procs.owner(pid),
+        age_s=None if process is None else age_s,
     )
 
 

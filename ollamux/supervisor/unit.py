@@ -58,6 +58,7 @@ class Unit:
         self.era: Era | None = None
         self.verdict: Verdict | None = None
         self.models: tuple[LoadedModel, ...] = ()
+        self.models_at: float | None = None
         self.runners: dict[int, str] = {}
         self.gone_runners: frozenset[str] = frozenset()
         self.slept_s = 0.0
@@ -113,6 +114,7 @@ class Unit:
         self.layers = {}
         self.verdict = None
         self.models = ()
+        self.models_at = None
         self.runners = {}
         self.blobs = {}
         self.promises = {}

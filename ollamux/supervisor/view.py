@@ -80,11 +80,19 @@ class Observer:
                 version=__version__,
             ),
             host=host_view(inventory, name=self._host, trouble=self._gpus.trouble),
-            gpus=tuple(gpu_view(gpu, names.get(gpu.uuid, ()), age) for gpu in inventory.gpus),
+            gpus=tuple(
+                gpu_view(gpu, names.get(gpu.uuid, ()), age) for gpu in (*inventory.gpus, *self._unlisted(units))
+            ),
             instances=tuple(self._instance(unit) for unit in units),
             models=tuple(_model(unit, model) for unit in units for model in unit.models),
-            processes=holders.rows(inventory, holders.of_fleet(units, inventory)),
+            processes=holders.rows(inventory, holders.of_fleet(units, inventory), age),
         )
+
+    def _unlisted(self, units: tuple[Unit, ...]) -> list[Gpu]:
+        """Return the devices of instances that the driver lists no more."""
+        listed = {gpu.uuid for gpu in (self._gpus.machine or NO_GPUS).gpus}
+        missing = {gpu.uuid: gpu for unit in units for gpu in unit.gpus if gpu.uuid not in listed}
+        return [gpu for gpu in self._gpus.current(missing.values()) if gpu.state != "ok"]
 
     def _instance(self, unit: Unit) -> InstanceView:
         state = unit.state
@@ -215,6 +223,7 @@ def _model(unit: Unit, model: LoadedModel) -> ModelView:
         context_length=model.context_length,
         expires_at=_expires(model),
         layers=None if layers is None else {"offloaded": layers[0], "total": layers[1]},
+        age_s=None if unit.models_at is None else round(monotonic() - unit.models_at, 1),
     )
 
 

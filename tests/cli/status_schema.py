@@ -125,6 +125,7 @@ MODEL = thing(
     instance=TEXT,
     digest=nullable(TEXT),
     layers=nullable(thing(offloaded=WHOLE, total=WHOLE)),
+    age_s=nullable(NUMBER),
     **LOADED,
 )
 PROCESS = thing(
@@ -132,9 +133,10 @@ PROCESS = thing(
     pid=WHOLE,
     kind=one_of("serve", "runner", "foreign"),
     instance=nullable(TEXT),
-    name=TEXT,
+    name=nullable(TEXT),
     memory_bytes=nullable(WHOLE),
     user=nullable(TEXT),
+    age_s=nullable(NUMBER),
 )
 LINK = thing(
     a=UUID,

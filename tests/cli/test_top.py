@@ -99,14 +99,30 @@ def test_an_instance_is_restarted_only_after_a_yes(box: Place) -> None:
         terminal.type("n")
         terminal.wait_for("nothing was restarted")
         assert generations(box) == before
-        terminal.type("r")
         terminal.forget()
+        terminal.type("r")
+        terminal.wait_for("Restart b?")
         terminal.type("y")
         terminal.wait_for("b: ready at")
         terminal.type("q")
         assert terminal.end() == 0
     after = generations(box)
     assert (after["a"], after["b"]) == (before["a"], before["b"] + 1)
+
+
+def test_a_text_that_is_pasted_restarts_nothing(box: Place) -> None:
+    before = generations(box)
+    with on_terminal(box, *QUICK) as terminal:
+        terminal.wait_for("2 of 2 READY")
+
+        terminal.type("try this")
+
+        terminal.wait_for("Restart a?")
+        terminal.type("n")
+        terminal.wait_for("nothing was restarted")
+        terminal.type("q")
+        assert terminal.end() == 0
+    assert generations(box) == before
 
 
 def test_a_filter_and_the_help_are_shown(box: Place) -> None:

@@ -93,6 +93,8 @@ def test_resolved_gpus_are_shown_where_they_can_be_written() -> None:
         ("GOOGLE_APPLICATION_CREDENTIALS", "x", "***"),
         ("BASIC_AUTH", "x", "***"),
         ("DB_PWD", "x", "***"),
+        ("GITHUB_PAT", "x", "***"),
+        ("SLACK_WEBHOOK_URL", "https://hooks.example/x", "***"),
         ("HF_TOKEN", "", ""),
         ("OLLAMA_DEBUG", "1", "1"),
         ("PWD", "/x", "/x"),

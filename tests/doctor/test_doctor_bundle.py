@@ -27,6 +27,11 @@ PLANTED = {
     "logged": "planted only in a log",
     "named": "planted-and-never-seen-before",
     "twice": "planted-s3cr3t@twice",
+    "told": "planted-for-the-notifier",
+    "path": "planted-in-the-path-of-a-webhook",
+    "signed": "planted-signature",
+    "pat": "planted-access-token",
+    "asked": "planted in a prompt",
 }
 
 
@@ -42,8 +47,12 @@ def secretive(box: Box) -> Box:
         gpu0="env = { "
         f'MY_API_KEY = "{PLANTED["key"]}", HF_TOKEN = "{PLANTED["token"]}", '
         f'HTTPS_PROXY = "http://me:{PLANTED["proxy"]}@proxy.example:3128", '
-        f'WEBHOOK = "https://h.example/x?token={PLANTED["query"]}" }}'
+        f'WEBHOOK = "https://h.example/x?token={PLANTED["query"]}", GITHUB_PAT = "{PLANTED["pat"]}", '
+        f'TEAM_WEBHOOK_URL = "https://h.example/services/{PLANTED["path"]}" }}'
     )
+    file = box.place.work / "ollamux.toml"
+    notify = ["/usr/bin/curl", "-d", f'say "{PLANTED["told"]}"', f"https://h.example/bot/{PLANTED['path']}"]
+    file.write_text(file.read_text() + f"[supervisor]\nnotify = {json.dumps(notify)}\n")
     box.place.env |= {
         "AWS_SECRET_ACCESS_KEY": PLANTED["shell"],
         "http_proxy": f"http://u:{PLANTED['twice']}@p.example",
@@ -63,6 +72,11 @@ def secretive(box: Box) -> Box:
         f"url http://u:{PLANTED['twice']}@p.example/a token {PLANTED['token']}",
         "-----BEGIN OPENSSH PRIVATE KEY-----\nplanted\nplanted\n-----END OPENSSH PRIVATE KEY-----",
         "level=INFO prompt_tokens=17 n_head=32",
+        f"GET https://h.example/x?X-Amz-Date=1&X-Amz-Signature={PLANTED['signed']} for {notify[3]}",
+        rf'level=TRACE source=server.go:1581 msg="completion request" prompt="<|user|>\n\"{PLANTED["asked"]}\""',
+        f'level=TRACE source=bpe.go:7 msg=encoded string="{PLANTED["asked"]}" ids="[1 2]"',
+        f'level=DEBUG source=routes.go:7 msg="chat request" images=0 prompt="{PLANTED["asked"]}"',
+        'level=TRACE source=gpu.go:22 msg="performing CPU discovery" count=2',
     ]
     (box.place.logs / "gpu0.log").write_text("\n".join(lines) + "\n")
     return box
@@ -96,6 +110,8 @@ def test_it_holds_what_a_report_needs(secretive: Box) -> None:
     log = files["ollamux-doctor/logs/gpu0.log"]
     assert "~/.ollama" in log and "qwen3:8b" in log and "OLLAMA_HOST:127.0.0.1" in log
     assert "prompt_tokens=17 n_head=32" in log
+    assert 'msg="performing CPU discovery" count=2' in log and 'msg="completion request" prompt="***"' in log
+    assert '"/usr/bin/curl", "***"' in files["ollamux-doctor/config.toml"]
     assert json.loads(files["ollamux-doctor/events.jsonl"])["reason"] == "asked *** at ~/x, ***"
 
 

@@ -286,6 +286,24 @@ def test_a_store_that_is_closed_to_us(box: Box, mode: int, name: str) -> None:
     assert [found["id"] for found in result.json["findings"]] == [name]
 
 
+def test_a_store_in_a_folder_that_is_closed_to_us_is_opened_from_there(box: Box) -> None:
+    """As that of the packaged service in a home folder: to open the store alone opens nothing."""
+    house = box.root / "the house"
+    (house / "models").mkdir(parents=True)
+    text = (box.place.work / "ollamux.toml").read_text()
+    (box.place.work / "ollamux.toml").write_text(text.replace(str(box.store), f"{house}/models"))
+    bound = ("setpriv", "--bounding-set=-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
+    house.chmod(0o600)
+    try:
+        (found,) = box.run("-o", "json", program=[*bound, COMMAND]).json["findings"]
+    finally:
+        house.chmod(0o755)
+
+    assert found["id"] == "store-unreadable" and found["evidence"].startswith(f"{house} is closed")
+    one, two = (f"'{folder}'" for folder in (house, f"{house}/models"))
+    assert found["fix"] == f"sudo setfacl -m u:$(id -un):x {one} && sudo setfacl -R -m u:$(id -un):rX {two}"
+
+
 def test_another_server_prunes_our_store(box: Box) -> None:
     (box.root / "stray").mkdir()
     stray = box.script(box.root / "stray/ollama", f"#!{sys.executable} -S\n{FAKE_OLLAMA.read_text()}")

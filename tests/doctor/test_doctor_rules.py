@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from doctor_values import GIB, HOST, LIBRARIES, PROGRAM, SERVICE, SOUND, SPEC, machine, status
+from doctor_values import CARD, GIB, HOST, LIBRARIES, PROGRAM, SERVICE, SOUND, SPEC, machine, status
 
 from ollamux.doctor.facts import Config, Facts, Host, Obstacle, Outdated, Server, Stranger
 from ollamux.doctor.findings import IDS, Finding, Severity, ranked
 from ollamux.doctor.rules import judge
 from ollamux.domain.snapshot import InstanceModelView
 from ollamux.domain.spec import FleetSpec, GpuRef, GpuRefKind, Pinning
+from ollamux.supervisor.view import gpu_view
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 MIB = 1024**2
@@ -96,6 +98,7 @@ FIRES: list[tuple[str, Severity, Facts]] = [
     ("card-memory-errors", WARNING, machine(card={"ecc_uncorrected": 3})),
     ("card-thermal", WARNING, machine(card={"throttle_reasons": ("hw_thermal_slowdown",)})),
     ("card-power", WARNING, machine(card={"throttle_reasons": ("hw_power_brake_slowdown",)})),
+    ("card-slowdown", WARNING, machine(card={"throttle_reasons": ("hw_slowdown",)})),
     ("card-strangers", WARNING, machine(strangers=(STRANGER,))),
     ("card-strangers", WARNING, machine(strangers=(replace(STRANGER, memory_bytes=None),))),
     ("link-narrow", WARNING, machine(card={"pcie_width": 4})),
@@ -317,14 +320,34 @@ def test_the_worst_comes_first_and_causes_before_consequences() -> None:
             {"models": (loaded(GIB), loaded(8 * GIB, "other"))},
             "ask for qwen3:8b with a smaller context (num_ctx) or unload",
         ),
-        ({"models": (loaded(8 * GIB),)}, "ollamux status processes"),
+        ({"models": (loaded(8 * GIB),), "gpus": ("GPU-of-another",)}, "ollamux status processes"),
+        ({"gpus": (CARD.uuid,)}, "ollamux status gpus"),
     ],
 )
 def test_a_restart_is_advised_only_where_one_may_mend_it(seen: dict[str, Any], fix: str) -> None:
-    (found,) = judge(machine(status=status(health="degraded", reason="so it is", **seen)))
+    hot = gpu_view(replace(CARD, throttle_reasons=("hw_thermal_slowdown",)), (), 0.0)
+    told = replace(status(health="degraded", reason="so it is", **seen), gpus=(hot,))
+    (found,) = judge(machine(status=told))
 
     assert found.fix.startswith(fix)
     assert found.is_command == fix.startswith("ollamux ")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        machine(config=Config(path="/my files/c.toml", problem="no such key")),
+        machine(program={"replaceable": ("/my files", "everybody")}),
+        machine(program={"replaceable": ("/my files", "its owner")}),
+        machine(store={"path": "/my files", "state": "closed"}),
+        machine(store={"path": "/my files", "free_bytes": 1}),
+    ],
+)
+def test_a_command_names_a_path_so_that_it_stays_one(facts: Facts) -> None:
+    (found,) = judge(facts)
+
+    assert found.is_command
+    assert any(word.startswith("/my files") for word in shlex.split(found.fix))
 
 
 def test_a_fix_names_the_packaged_service_where_it_is_the_one_in_the_way() -> None:

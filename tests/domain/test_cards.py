@@ -43,6 +43,7 @@ def test_nothing_is_said_of_a_card_that_is_well(gpu: GpuView) -> None:
         (replace(CARD, throttle_reasons=("sw_thermal_slowdown",)), ["thermal"], "(900 of 2100 MHz)"),
         (replace(CARD, throttle_reasons=("hw_slowdown", "hw_power_brake_slowdown")), ["power"], "power supply"),
         (replace(CARD, throttle_reasons=("hw_slowdown", "hw_thermal_slowdown")), ["thermal"], "too hot"),
+        (replace(CARD, throttle_reasons=("hw_slowdown",)), ["slowdown"], "by heat or for want of power (900 of 2100"),
         (replace(CARD, compute_mode="prohibited"), ["compute-mode"], "nothing may compute on it"),
         (replace(CARD, compute_mode="exclusive_process"), ["compute-mode"], "only one process"),
         (replace(CARD, ecc_uncorrected=1), ["memory-errors"], "1 error of its memory"),
@@ -108,6 +109,11 @@ def test_a_process_of_ours_on_another_card_is_on_the_wrong_one() -> None:
     assert said(b=[use(9, "a", 5), use(10, "b", 5)]) == {
         "wrong_gpu": "python3 (pid 9) computes on GPU 1 (RTX A2000) with 5.0 GiB, which is not its own"
     }
+
+
+def test_a_process_whose_name_is_not_known_is_told_by_its_number() -> None:
+    nameless = replace(use(instance="a"), name=None)
+    assert said(b=[nameless])["wrong_gpu"].startswith("pid 7 computes on GPU 1")
 
 
 def test_the_card_of_a_mig_device_is_no_other_card() -> None:

@@ -42,8 +42,8 @@ PROMISED = {
     "auto_restarts manual_restarts canary",
     "instances.canary": "model at ok seconds reason",
     "instances.models": "name size_bytes size_vram_bytes context_length expires_at",
-    "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers",
-    "processes": "gpu pid kind instance name memory_bytes + user",
+    "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers + age_s",
+    "processes": "gpu pid kind instance name memory_bytes + user age_s",
 }
 LISTS = ("gpus", "instances", "models", "processes")
 LINKS = "a b kind nvlinks"

@@ -15,11 +15,12 @@ SCENES = HERE / "scenes"
 COMMAND = Path(sys.executable).with_name("ollamux")
 
 
-def built(folder: Path, *, old: bool = False) -> Path:
+def built(folder: Path, *, old: bool = False, release: str | None = None) -> Path:
     """Build the library into a folder, which is returned."""
     compiler = shutil.which("cc") or pytest.skip("the stand-in for libnvidia-ml.so.1 needs a C compiler, as cc")
     folder.mkdir()
     words = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", *(["-DOLD_DRIVER"] if old else [])]
+    words += [] if release is None else [f'-DRELEASE="{release}"']
     library = folder / "libnvidia-ml.so.1"
     subprocess.run([compiler, *words, "-o", str(library), str(HERE / "nvml.c")], check=True)
     return folder

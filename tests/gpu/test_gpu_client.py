@@ -127,6 +127,7 @@ def test_R66_R67_a_hung_helper_is_killed_and_what_was_known_stays(box) -> None:
     assert it.reader.fileno() == -1
     assert (it.reader.last.gpus, it.reader.last_at) == ((A,), 100.0)
     assert it.reader.trouble == "the GPU driver has not answered for 2 s"
+    assert it.reader.trouble_at(119.0) == "the GPU driver has not answered for 9 s", "also while it is asked again"
     wait_until(lambda: it.reader.leftovers() == 0)
     assert not it.reader.ask(112.5), "it backs off for a second"
     assert it.reader.ask(113.0)

@@ -103,9 +103,9 @@ def test_a_program_in_a_shell_with_a_copied_environment_is_a_stranger(driver: Dr
     assert [row["kind"] for row in found] == ["foreign"]
 
 
-def test_a_process_that_the_kernel_does_not_show_has_no_user(driver: Driver) -> None:
+def test_a_process_that_the_kernel_does_not_show_has_no_name_and_no_user(driver: Driver) -> None:
     (row,) = rows(driver, "0 processes 4194303:5\n")  # beyond the largest number a process can have
-    assert (row["pid"], row["user"], row["memory_bytes"]) == (4194303, None, 5)
+    assert (row["pid"], row["name"], row["user"], row["memory_bytes"]) == (4194303, None, None, 5)
     assert "4194303" in driver.ollamux("status", "processes")
 
 

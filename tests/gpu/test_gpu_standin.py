@@ -132,6 +132,87 @@ def test_a_card_that_the_driver_no_longer_lists_is_not_forgotten(driver: Driver,
     assert "no longer lists it" in (gone.lost_reason or "")
 
 
+def test_a_card_is_lost_by_the_number_that_it_has_now(driver: Driver, reader: client.GpuReader) -> None:
+    """Where one is gone the driver numbers the others anew."""
+    driver.plays("two-cards")
+    first, second = (gpu.uuid for gpu in sample(reader))
+    lines = (SCENES / "two-cards.state").read_text().replace("system count 2", "system count 1").splitlines()
+    left = "\n".join(line.replace("1 ", "0 ", 1) for line in lines if not line.startswith("0 ")) + "\n"
+    driver.says(left)
+    assert [(gpu.uuid, gpu.index, gpu.state) for gpu in sample(reader)] == [(second, 0, "ok"), (first, None, "lost")]
+
+    driver.says("0 handle lost\n" + left)
+
+    found = {gpu.uuid: gpu for gpu in sample(reader)}
+    assert (found[second].state, "fallen off the bus" in (found[second].lost_reason or "")) == ("lost", True)
+    assert "no longer lists it" in (found[first].lost_reason or "")
+
+
+@pytest.mark.parametrize("word", ["na", "unknown-error", "denied"])
+def test_a_card_that_does_not_tell_its_uuid_for_a_moment_is_neither_lost_nor_another(
+    driver: Driver, reader: client.GpuReader, word: str
+) -> None:
+    driver.plays("two-cards")
+    whole = sample(reader)
+    driver.says(f"0 uuid {word}\n" + (SCENES / "two-cards.state").read_text())
+
+    one, two = sample(reader)
+
+    assert (one.uuid, one.name, one.state, one.temperature_c) == (UUID, whole[0].name, "unknown", None)
+    assert "does not tell its UUID" in (one.lost_reason or "")
+    assert two.state == "ok"
+    driver.plays("two-cards")
+    assert [(gpu.uuid, gpu.state) for gpu in sample(reader)] == [(gpu.uuid, "ok") for gpu in whole]
+
+
+def test_a_card_that_never_told_its_uuid_is_not_said_to_be_well(driver: Driver) -> None:
+    driver.says("1 uuid na\n" + (SCENES / "two-cards.state").read_text())
+
+    one, two = json.loads(driver.ollamux("status", "gpus", "-o", "json"))["gpus"]
+
+    assert (one["state"], two["state"], two["index"], two["name"]) == ("ok", "unknown", 1, "NVIDIA RTX A2000 12GB")
+
+
+NUMBERS = (
+    *("temperature", "utilization.gpu", "power.draw", "power.limit", "power.default", "clock.sm", "clock.sm.max"),
+    *("pcie.gen", "pcie.width", "pcie.gen.max", "pcie.width.max", "persistence", "compute.mode"),
+)
+
+
+def test_a_number_that_is_none_is_null_and_proves_nothing(driver: Driver) -> None:
+    """-1 is how NVML says "not available"; in its unsigned numbers that is the largest there is."""
+    told = [f"0 {key} {(1 << 32) - 1}" for key in NUMBERS]
+    told += [f"0 {key} {(1 << 64) - 1}" for key in ("memory.total", "memory.used", "throttle", "ecc.uncorrected")]
+    told += ["0 ecc.mode 1", f"0 remapped {' '.join([str((1 << 32) - 1)] * 4)}", "0 compute.capability -1.-1"]
+    driver.says("\n".join(told) + "\n" + (SCENES / "two-cards.state").read_text())
+
+    gpu = json.loads(driver.ollamux("status", "gpus", "-o", "json"))["gpus"][0]
+
+    known = {name for name, value in gpu.items() if value is not None}
+    identity = {"index", "uuid", "vendor", "name", "pci", "state", "instances", "age_s", "ecc"}
+    assert known == {*identity, "clock_memory_mhz", "clock_memory_max_mhz"}
+    assert "defective" not in driver.ollamux("status", "gpus")
+
+
+def test_a_link_of_no_lanes_is_not_known_and_frost_is_below_zero(driver: Driver) -> None:
+    changes = ("0 pcie.width 0", "0 pcie.gen 0", f"0 temperature {(1 << 32) - 5}")
+    driver.says("\n".join(changes) + "\n" + (SCENES / "two-cards.state").read_text())
+
+    gpu = json.loads(driver.ollamux("status", "gpus", "-o", "json"))["gpus"][0]
+
+    assert (gpu["pcie_gen"], gpu["pcie_width"], gpu["temperature_c"]) == (None, None, -5)
+
+
+def test_what_could_not_be_told_at_first_is_asked_again(driver: Driver, reader: client.GpuReader) -> None:
+    text = (SCENES / "two-cards.state").read_text()
+    driver.says("0 pcie.gen.max unknown-error\n" + text)
+    assert sample(reader)[0].pcie_gen_max is None
+
+    driver.says(text)
+
+    assert sample(reader)[0].pcie_gen_max == 4
+
+
 def test_what_changes_is_asked_for_each_time(driver: Driver, reader: client.GpuReader) -> None:
     driver.plays("two-cards")
     sample(reader)
@@ -177,6 +258,28 @@ def test_a_driver_of_long_ago_tells_what_it_knows(
     )
     differ = {name for name in Gpu.__slots__ if getattr(before, name) != getattr(now, name)}
     assert differ == {"memory_used_bytes", "remapped_rows", "remap_pending", "remap_failed"}
+
+
+def test_R68_a_driver_that_was_replaced_and_loaded_is_read_without_a_reboot(
+    driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the old module did not load: a process keeps the library that it has opened for as long as it lives."""
+    old, new = built(tmp_path / "old", release="1"), built(tmp_path / "new", release="2")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(old))
+    monkeypatch.setenv("STANDIN_NVML", driver.env["STANDIN_NVML"])
+    made = client.GpuReader()
+    made.start(helper_spawn("nvml"))
+    driver.says("system init no-driver\n")
+    assert sample(made) == ()
+    (new / "libnvidia-ml.so.1").rename(old / "libnvidia-ml.so.1")
+    driver.says("system module 2\n" + (SCENES / "two-cards.state").read_text())
+    assert sample(made) == ()
+    assert made.last.error_key == "mismatch"
+
+    found = sample(made)
+
+    made.stop()
+    assert ([gpu.state for gpu in found], made.last.error, made.trouble) == (["ok", "ok"], None, None)
 
 
 def test_a_mig_device_can_be_named_in_a_configuration(driver: Driver) -> None:

@@ -98,6 +98,20 @@ def test_a_card_that_is_too_hot_is_told_with_its_figures_once_and_withdrawn(pinn
     assert (pinned.told("too hot"), pinned.told("full speed again")) == (1, 1)
 
 
+def test_who_was_on_a_card_is_told_with_its_age_while_the_driver_is_silent(pinned: Pinned) -> None:
+    pinned.up()
+    stranger = pinned.box.stranger("sleep", "1000")
+    pinned.says(f"0 processes {stranger.pid}:7")
+    wait_for(lambda: len(pinned.box.status()["processes"]) == 2, "it is seen")
+    server, seen = pinned.box.status()["processes"]
+    assert (server["age_s"], 0 <= seen["age_s"] < 10) == (None, True)
+
+    pinned.says(f"0 processes {stranger.pid}:7", "0 temperature crash")
+
+    wait_for(lambda: pinned.box.status()["host"]["gpus_error"], "the driver is in trouble")
+    assert "GPUs: the process that reads the GPUs has crashed" in pinned.box.ollamux("status", "processes").stdout
+
+
 def test_a_card_that_is_hot_for_a_moment_is_no_news(pinned: Pinned) -> None:
     pinned.up()
     for turn in range(8):
@@ -152,6 +166,70 @@ def test_a_runner_on_another_card_is_on_the_wrong_one_and_restarted_once(pinned:
     assert found["pid"] != first["pid"]
 
 
+SLICES = ("MIG-5c1a0e40-0000-5000-8000-000000000000", "MIG-5c1a0e41-0000-5000-8000-000000000001")
+
+
+def split(*numbers: int, runners: dict[int, int] | None = None) -> str:
+    """Say of the first card that it has these slices, and who computes on each, besides on the card."""
+    on = runners or {}
+    lines = ["0 mig 1", "0 mig.max 7", f"0 processes {' '.join(f'{pid}:{1 << 30}' for pid in on.values())}"]
+    for number in numbers:
+        said = {"uuid": SLICES[number], "name": "A100 MIG 1g.10gb", "memory.total": 10 << 30, "memory.used": 1 << 30}
+        if number in on:
+            said["processes"] = f"{on[number]}:{1 << 30}"
+        lines += [f"0.{number} {key} {value}" for key, value in said.items()]
+    return "\n".join(lines) + "\n" + TEXT
+
+
+def on_a_slice(pinned: Pinned) -> None:
+    pinned.driver.says(split(0, 1))
+    pinned.box.config(instances={"a": {"gpus": [SLICES[0]], "on": {"wrong_gpu": "tell"}}})
+    pinned.box.set("a", "device-lines", DEVICE.replace(UUID, SLICES[0]))
+    pinned.box.set("a", "runners", 1)
+    pinned.box.up(haste=SAMPLES)
+
+
+def test_a_runner_on_another_slice_of_its_card_is_on_the_wrong_one(pinned: Pinned) -> None:
+    on_a_slice(pinned)
+    runner = wait_for(lambda: pinned.box.runners("a"), "its runner")[0]
+    pinned.driver.says(split(0, 1, runners={0: runner}))
+    wait_for(lambda: pinned.box.status()["gpus"][1]["memory_used_bytes"], "it is sampled")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 20, "and again")
+    assert pinned.box.instance("a")["health"] == "ok", "what is on its slice the card lists, too"
+
+    pinned.driver.says(split(0, 1, runners={1: runner}))
+
+    assert pinned.degraded("which is not its own")["pinning"] == "wrong"
+
+
+def test_a_slice_that_is_no_more_is_lost(pinned: Pinned) -> None:
+    on_a_slice(pinned)
+
+    pinned.driver.says(split(1))
+
+    pinned.degraded("GPU 0 (A100 MIG 1g.10gb) is lost: the driver no longer lists it")
+    gone = pinned.box.status()["gpus"][-1]
+    assert (gone["uuid"], gone["state"], gone["instances"]) == (SLICES[0], "lost", ["a"])
+    pinned.driver.says(split(0, 1))
+    pinned.well()
+
+
+def test_a_card_that_is_gone_when_its_reader_has_come_back_is_lost(pinned: Pinned) -> None:
+    """As after Xid 79: the call hangs or crashes, and the next helper has never seen the card."""
+    pid = pinned.up()["pid"]
+    pinned.says("0 temperature crash")
+    wait_for(lambda: "crashed" in (pinned.box.status()["host"]["gpus_error"] or ""), "its reader is gone")
+
+    pinned.says("system count 0")
+
+    found = pinned.degraded("GPU ? (NVIDIA GeForce RTX 3090) is lost: the driver no longer lists it")
+    assert found["pid"] == pid
+    assert [(gpu["uuid"], gpu["state"]) for gpu in pinned.box.status()["gpus"]] == [(UUID, "lost")]
+    pinned.driver.says(TEXT)
+    pinned.well()
+
+
 @pytest.mark.parametrize(("policy", "phase"), [("stop", "FAILED"), ("restart", "WAITING"), ("tell", "READY")])
 def test_a_lost_card_is_dealt_with_as_the_policy_says(pinned: Pinned, policy: str, phase: str) -> None:
     pinned.up(policies={"gpu_lost": policy})
@@ -170,6 +248,20 @@ def test_a_lost_card_is_dealt_with_as_the_policy_says(pinned: Pinned, policy: st
 def loaded(*, vram: int) -> str:
     model = {"name": "m", "model": "m", "size": 5, "size_vram": vram, "digest": "d", "context_length": 1}
     return json.dumps({"models": [model | {"expires_at": "2099-01-01T00:00:00Z"}]})
+
+
+def test_what_a_silent_server_had_loaded_is_told_with_its_age(pinned: Pinned) -> None:
+    pinned.box.config(instances={"a": {"gpus": [0]}}, health={"unhealthy_timeout": "1h"})
+    pinned.box.set("a", "device-lines", DEVICE)
+    pinned.box.set("a", "ps", loaded(vram=5))
+    pinned.box.up(haste=SAMPLES)
+    seen = wait_for(lambda: pinned.box.status()["models"], "it is seen")
+    assert 0 <= seen[0]["age_s"] < 10
+
+    pinned.box.set("a", "hang-api", 1)
+
+    wait_for(lambda: pinned.box.status()["models"][0]["age_s"] > 1.5, "what it had loaded grows old")
+    assert pinned.box.instance("a")["phase"] == "UNHEALTHY"
 
 
 def test_a_model_that_a_client_wants_on_the_cpu_is_no_fault(pinned: Pinned) -> None:

@@ -246,6 +246,15 @@ def test_a_sample_grows_old_with_the_time_that_passes() -> None:
     assert "12 s old" in status_table(stale_sample(), width=80, color=False, unicode=True)
 
 
+@pytest.mark.parametrize("view", [None, "models"])
+def test_what_was_said_of_a_model_long_ago_is_told_as_such(view: str | None) -> None:
+    status = sample_status(1, trouble=False)
+    for age, told in ((None, False), (6.0, False), (40.0, True)):
+        models = (replace(status.models[0], age_s=age),)
+        table = status_table(replace(status, models=models), width=80, color=False, unicode=True, view=view)
+        assert ("40 s ago" in table) == told
+
+
 def test_a_model_that_is_partly_on_the_gpu_never_rounds_to_all_of_it() -> None:
     status = sample_status(1, trouble=False)
     model = replace(status.models[0], size_bytes=1000, size_vram_bytes=999)

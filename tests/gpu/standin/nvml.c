@@ -1,6 +1,7 @@
 /* A libnvidia-ml.so.1 for machines without a card: it answers what a file says, so that the real binding can be asked.
  *
- *     cc -shared -fPIC -o libnvidia-ml.so.1 nvml.c          (-DOLD_DRIVER: without what came after driver 450)
+ *     cc -shared -fPIC -o libnvidia-ml.so.1 nvml.c          (-DOLD_DRIVER: without what came after driver 450;
+ *                                                           -DRELEASE='"2"': fits the kernel "system module 2" alone)
  *
  * The file named by STANDIN_NVML is read anew at every call; it may be replaced (by a rename) at any time. A line is
  * "SCOPE KEY VALUE": SCOPE is "system", a card ("0"), a MIG device ("0.1") or a pair of cards ("0+1"). A key that is
@@ -103,6 +104,11 @@ int nvmlInitWithFlags(unsigned flags) {
     unsigned ignored;
     int code = whole("system", "init", &ignored);
     (void)flags;
+#ifdef RELEASE
+    char module[LONGEST];
+    if (say("system", "module", module) == SUCCESS && strcmp(module, RELEASE))
+        return MISMATCH;
+#endif
     return code == NOT_SUPPORTED ? SUCCESS : code;
 }
 
