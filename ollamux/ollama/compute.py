@@ -131,6 +131,8 @@ class _Batch:
             done = self._recurrent.layer(layer, now)
         elif layer.has("attn_kv_a_mqa.weight"):
             done = self._latent(layer, self._norm(now))
+        elif not layer.heads_kv:
+            done = self._op(self._shape.width, self._norm(now))
         else:
             done = self._attention(layer, self._norm(now))
         if is_last and not self._selects_late:

@@ -14,7 +14,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.domain.text import safe_text
 from ollamux.ollama.gguf_bytes import Bytes, TooShortError
 from ollamux.ollama.gguf_types import TYPES
@@ -39,6 +39,8 @@ _FORMS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q
 
 class GgufError(OllamuxError):
     """A model file that cannot be read; the message names it and says what is wrong."""
+
+    exit_code = Exit.DEGRADED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

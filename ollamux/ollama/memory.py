@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.ollama.gguf import Tensor
 from ollamux.ollama.gguf_types import CACHE_TYPES
 from ollamux.ollama.shape import Layer, Shape
@@ -32,13 +32,16 @@ CUDA = Backend(alignment=128, row=512)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """How a model is to be loaded. `context` is that of one sequence; `layers` is num_gpu, None for all."""
+    """How a model is to be loaded. `context` is that of one sequence; `layers` is num_gpu, None for all.
+
+    `batch` is num_batch; None lets ollama choose, which takes more where the context is long.
+    """
 
     context: int
     parallel: int = 1
     cache_type: str = "f16"
     flash: bool = True
-    batch: int = 512
+    batch: int | None = None
     layers: int | None = None
 
 
@@ -60,6 +63,8 @@ class LayerBytes:
 
 class CacheTypeError(OllamuxError):
     """A cache of this type cannot be had with this model."""
+
+    exit_code = Exit.REFUSED
 
 
 def tensor_bytes(tensor: Tensor, backend: Backend) -> int:
@@ -101,8 +106,24 @@ def cells(shape: Shape, wish: Wish, *, sliding: bool) -> int:
 
 
 def batch_of(shape: Shape, wish: Wish) -> int:
-    """Return how many tokens are computed at once: no more than there is room for."""
-    return min(wish.batch, context_of(shape, wish) * parallel_of(shape, wish))
+    """Return how many tokens are computed at once: no more than there is room for.
+
+    Where nothing is asked for, llama-server is started by ollama with a number that grows with all contexts together
+    (`automaticGenerationBatch` in server/sched.go), and with less again where the card is nearly full.
+    """
+    context = context_of(shape, wish)
+    whole = context * parallel_of(shape, wish)
+    if wish.batch is not None:
+        return min(wish.batch, whole)
+    if shape.family.is_embedding:
+        return min(_EMBEDDING_BATCH, context)
+    chosen = next(batch for least, batch in _BATCHES if whole > least) if wish.flash else SMALLEST_BATCH
+    return min(chosen, whole)
+
+
+SMALLEST_BATCH = 512
+_EMBEDDING_BATCH = 2048
+_BATCHES = ((32768, 2048), (4096, 1024), (0, SMALLEST_BATCH))
 
 
 def cache_bytes(shape: Shape, layer: Layer, wish: Wish, backend: Backend) -> int:
@@ -112,6 +133,8 @@ def cache_bytes(shape: Shape, layer: Layer, wish: Wish, backend: Backend) -> int
     places = cells(shape, wish, sliding=layer.is_sliding) * parallel_of(shape, wish)
     value = layer.heads_kv * layer.value_size
     if not wish.flash:
+        if wish.cache_type != "f16" and not shape.is_latent:
+            raise CacheTypeError(f"a {wish.cache_type} cache needs flash attention", hint="use f16, or switch it on")
         # Values are kept transposed then, in rows as wide as those of the widest layer.
         value = max(other.heads_kv * other.value_size for other in shape.layers)
     sizes = [_row_bytes(layer.heads_kv * layer.key_size, wish.cache_type)]

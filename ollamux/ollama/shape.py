@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ollamux.domain.errors import OllamuxError
+from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.ollama.families import ALIASES, FAMILIES, UNKNOWN, Family
 from ollamux.ollama.gguf import Head, Skipped, Tensor, Value
 from ollamux.ollama.gguf_types import FILE_TYPES
@@ -22,6 +22,8 @@ _VISION = ("v.", "mm.", "a.", "vision.", "resampler.")
 
 class ShapeError(OllamuxError):
     """A head that lacks what a model must say of itself."""
+
+    exit_code = Exit.DEGRADED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +134,7 @@ _NUMBERS = (
     "attention.key_length_mla",
     "attention.value_length_mla",
     "rope.dimension_count",
+    "wkv.head_size",
 )
 
 

@@ -1,6 +1,7 @@
 """Small models of many architectures with random weights, each as its own server wants it: metadata and tensors.
 
-Shapes are in ggml's order, the fastest dimension first. Needs the PyPI package `gguf`, imported only when one is written.
+Shapes are in ggml's order, the fastest dimension first. Needs the PyPI package `gguf`, imported only when one is
+written.
 """
 
 from __future__ import annotations
