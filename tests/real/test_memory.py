@@ -113,7 +113,7 @@ def logged(text: str) -> dict[str, tuple[float, int]]:
 
 
 def planned(model: Model, wish: Wish) -> dict[str, int]:
-    """Return what the plan says of the same buffers on the CPU, where ollama chooses the batch as with flash attention."""
+    """Return what the plan says of the same buffers on the CPU, whose batch does not hang on flash attention."""
     wish = replace(wish, batch=batch_of(model.shape, replace(wish, flash=True)))
     layers = layers_bytes(model.shape, wish, CPU)
     tensors = [
