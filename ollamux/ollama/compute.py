@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from ollamux.ollama.arena import Graph, Node
 from ollamux.ollama.compute_states import Recurrent
-from ollamux.ollama.memory import Wish, batch_of, cells, parallel_of
+from ollamux.ollama.memory import Wish, batch_of, has_flash, is_engine, kept_cells, parallel_of, seen_cells
 from ollamux.ollama.shape import Layer, Shape
+from ollamux.ollama.version import Era
 
 _ROTATED = 64
 """A quantised cache is rotated first where heads are a multiple of this (llama-kv-cache.cpp)."""
@@ -40,13 +41,17 @@ class _Batch:
         self._shape = shape
         self._wish = wish
         self._graph = Graph()
+        self._is_server = wish.era is Era.LLAMA_SERVER
+        self._flash = has_flash(shape, wish)
         self._tokens = batch_of(shape, wish)
         self._sequences = parallel_of(shape, wish)
         self._rows = self._tokens
         self._is_embedding = shape.family.is_embedding
-        self._outputs = self._tokens if self._is_embedding else self._sequences
+        # Older runners make room for an answer to every token of a batch.
+        self._outputs = self._sequences if self._is_server and not self._is_embedding else self._tokens
         self._ids = self._input(self._tokens * 4)
-        self._input(shape.width * self._tokens * 4)
+        if self._is_server:
+            self._input(shape.width * self._tokens * 4)
         self._positions = self._input(self._tokens * 4)
         self._selected = self._input(self._outputs * 4)
         self._caches = {sliding: self._cache(sliding=sliding) for sliding in self._kinds()}
@@ -82,13 +87,17 @@ class _Batch:
 
     def _cache(self, *, sliding: bool) -> _Cache:
         shape, wish, tokens = self._shape, self._wish, self._tokens
-        places = tokens if self._is_embedding else cells(shape, wish, sliding=sliding)
+        places = tokens if self._is_embedding else seen_cells(shape, wish, sliding=sliding)
         widest = max(layer.heads_kv * layer.value_size for layer in shape.layers)
+        halved = self._flash and (self._is_server or is_engine(shape, wish))
+        mask = self._input(places * tokens * (2 if halved else 4))
+        if self._flash and not halved:
+            mask = self._graph.op(places * tokens * 2, mask)
         return _Cache(
-            mask=self._input(places * tokens * (2 if wish.flash else 4)),
+            mask=mask,
             keys=self._input(0 if self._is_embedding else tokens * 8),
             values=self._input(
-                0 if self._is_embedding or shape.is_latent else tokens * 8 * (1 if wish.flash else widest)
+                0 if self._is_embedding or shape.is_latent else tokens * 8 * (1 if self._flash else widest)
             ),
             turns=tuple(self._input(4 * _ROTATED**2) for _ in range(2)) if self._is_rotated(sliding=sliding) else (),
             places=places,
@@ -97,7 +106,7 @@ class _Batch:
     def _is_rotated(self, *, sliding: bool) -> bool:
         sizes = {layer.key_size for layer in self._shape.layers if layer.heads_kv and layer.is_sliding == sliding}
         whole = len(sizes) == 1 and not min(sizes) % _ROTATED
-        return self._wish.cache_type != "f16" and whole and not self._shape.is_latent
+        return self._is_server and self._wish.cache_type != "f16" and whole and not self._shape.is_latent
 
     # Steps
 
@@ -210,7 +219,7 @@ class _Batch:
             return self._seen(layer, cache, query, fresh)
         key, value = fresh
         self._graph.op(0, self._view(key), cache.keys)
-        if layer.has("attn_qkv.weight") and not self._wish.flash:
+        if layer.has("attn_qkv.weight") and not self._flash:
             value = self._op(layer.heads_kv * layer.value_size, value)
         self._graph.op(0, self._view(value), cache.values)
         return self._seen(layer, cache, query, ())
@@ -220,7 +229,7 @@ class _Batch:
         fresh = tuple(self._view(node) for node in fresh)
         out = layer.heads * layer.value_size
         last = layer.heads * self._shape.numbers["attention.value_length_mla"] if self._shape.is_latent else 0
-        if self._wish.flash:
+        if self._flash:
             halves = [self._graph.op(node.size // 2, node) for node in fresh]
             found = self._op(out, query, *halves, cache.mask)
             if last:
@@ -236,8 +245,8 @@ class _Batch:
         """Transpose values that are not kept so: what was just computed, or those that are a part of the keys."""
         if fresh:
             return (self._op(layer.heads_kv * layer.value_size, fresh[1]),)
-        if self._shape.is_latent:
-            kept = layer.heads_kv * layer.value_size * cache.places * self._sequences
+        if self._shape.is_latent and self._is_server:
+            kept = layer.heads_kv * layer.value_size * kept_cells(self._shape, self._wish, sliding=layer.is_sliding)
             return (self._graph.op(kept * 2),)
         return ()
 

@@ -21,10 +21,13 @@ from ollamux.ollama.memory import (
     weights_bytes,
 )
 from ollamux.ollama.shape import Shape
+from ollamux.ollama.version import Era
 
 MIB = 1024**2
 OVERHEAD_BYTES = 457 * MIB
 """What a CUDA context takes besides all buffers: 300 to 500 MiB are seen; this is what ollama itself sets aside."""
+_OLDER_PERCENT = 155
+"""What the steps of a batch are taken for with a runner before 0.30, which needs up to half more than they tell."""
 _BOUND = 2
 """How many times the steps of a layer that we do not know are taken."""
 
@@ -40,7 +43,7 @@ class Estimate:
     context: int
     parallel: int
     layers: tuple[LayerBytes, ...]
-    first: int
+    on_card: tuple[bool, ...]
     weights: int
     cache: int
     state: int
@@ -58,7 +61,7 @@ class Estimate:
     @property
     def offloaded(self) -> int:
         """Return how many layers are on the card."""
-        return len(self.layers) - self.first
+        return sum(self.on_card)
 
 
 def estimate(
@@ -73,8 +76,9 @@ def estimate(
     """Say what a model needs. Raises CacheTypeError where it cannot be loaded that way."""
     known = shape if shape.is_known else replace(shape, is_latent=False)
     layers = layers_bytes(known, wish, backend)
-    first = 0 if wish.layers is None else max(len(layers) - wish.layers, 0)
-    on_card, beside = layers[first:], layers[:first]
+    chosen = _chosen(len(layers), wish)
+    on_card = [layer for layer, there in zip(layers, chosen, strict=True) if there]
+    beside = [layer for layer, there in zip(layers, chosen, strict=True) if not there]
     outside = weights_bytes(shape.input, backend)
     # Small, and where they end up differs: counted with the card.
     weights = sum(layer.weights for layer in on_card) + weights_bytes(adapters, backend)
@@ -85,7 +89,7 @@ def estimate(
         context=context_of(shape, wish),
         parallel=parallel_of(shape, wish),
         layers=layers,
-        first=first,
+        on_card=chosen,
         weights=weights,
         cache=sum(layer.cache for layer in on_card),
         state=sum(layer.state for layer in on_card) + (0 if shape.is_known else _state_bound(shape, wish)),
@@ -93,13 +97,21 @@ def estimate(
         projector=weights_bytes((*shape.vision, *projector), backend),
         overhead=overhead,
         host_bytes=outside + sum(layer.total for layer in beside),
-        is_bound=not shape.is_known,
+        is_bound=not shape.is_known or wish.era is not Era.LLAMA_SERVER,
     )
+
+
+def _chosen(count: int, wish: Wish) -> tuple[bool, ...]:
+    """Say which layers go to the card: from the end, and before 0.30 the output only with all the others."""
+    wanted = count if wish.layers is None else min(wish.layers, count)
+    if wish.era is Era.LLAMA_SERVER or wanted == count:
+        return tuple(number >= count - wanted for number in range(count))
+    return (*(number >= count - 1 - wanted for number in range(count - 1)), False)
 
 
 def _compute(shape: Shape, wish: Wish) -> int:
     if shape.is_known:
-        return compute_bytes(shape, wish)
+        return compute_bytes(shape, wish) * (100 if wish.era is Era.LLAMA_SERVER else _OLDER_PERCENT) // 100
     return max(_BOUND * compute_bytes(shape, wish), compute_bytes(shape, replace(wish, flash=False)))
 
 

@@ -17,6 +17,9 @@ class Family:
     wide it is where the head does not say. `recurrent`: which layers keep a state instead of a cache: "all", those
     without KV heads ("headless"), or all but each n-th ("interval"). `is_both`: a layer has both. `single`: ollama runs
     it with one sequence at a time, whatever is asked for.
+
+    Before 0.30: `is_engine`, ollama computes it with an engine of its own, not with llama.cpp; `remembers`, of a window
+    so many places are kept there at least; `has_flash`, it can be computed with flash attention there.
     """
 
     is_known: bool = True
@@ -26,29 +29,33 @@ class Family:
     is_both: bool = False
     is_embedding: bool = False
     single: bool = False
+    is_engine: bool = False
+    remembers: int = 0
+    has_flash: bool = True
 
 
 UNKNOWN = Family(is_known=False)
 _PLAIN = Family()
-_BERT = Family(is_embedding=True)
+_ENGINE = Family(is_engine=True)
+_BERT = Family(is_embedding=True, is_engine=True, has_flash=False)
 
 FAMILIES: dict[str, Family] = {
     "llama": _PLAIN,
     "qwen2": _PLAIN,
-    "qwen3": _PLAIN,
-    "qwen3moe": _PLAIN,
+    "qwen3": _ENGINE,
+    "qwen3moe": _ENGINE,
     # Its window is switched off there, so every layer keeps the whole context.
     "phi3": _PLAIN,
-    "deepseek2": _PLAIN,
-    "gemma2": Family(pattern=2, window=4096),
-    "gemma3": Family(pattern=6),
-    "gpt-oss": Family(pattern=2),
+    "deepseek2": Family(has_flash=False),
+    "gemma2": Family(pattern=2, window=4096, has_flash=False),
+    "gemma3": Family(pattern=6, is_engine=True),
+    "gpt-oss": Family(pattern=2, is_engine=True, remembers=4096),
     "mamba": Family(recurrent="all"),
     "mamba2": Family(recurrent="all"),
     "jamba": Family(recurrent="headless"),
     "granitehybrid": Family(recurrent="headless"),
-    "lfm2": Family(recurrent="headless", single=True),
-    "qwen3next": Family(recurrent="interval", single=True),
+    "lfm2": Family(recurrent="headless", single=True, is_engine=True),
+    "qwen3next": Family(recurrent="interval", single=True, is_engine=True),
     "bert": _BERT,
     "nomic-bert": _BERT,
 }

@@ -12,7 +12,10 @@ from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.ollama.gguf import Tensor
 from ollamux.ollama.gguf_types import CACHE_TYPES
 from ollamux.ollama.shape import Layer, Shape
+from ollamux.ollama.version import Era
 
+_CHECKPOINTS = 24
+"""How many old states ollama's own engine kept beside each (kvcache/recurrent.go)."""
 _CELLS = 256
 """A cache has a multiple of so many places for each sequence (`GGML_PAD` in llama-context.cpp)."""
 
@@ -43,6 +46,7 @@ class Wish:
     flash: bool = True
     batch: int | None = None
     layers: int | None = None
+    era: Era = Era.LLAMA_SERVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,14 +99,39 @@ def context_of(shape: Shape, wish: Wish) -> int:
     return min(wish.context, shape.trained_context or wish.context)
 
 
-def cells(shape: Shape, wish: Wish, *, sliding: bool) -> int:
-    """Return how many places a cache has for each sequence."""
+def is_engine(shape: Shape, wish: Wish) -> bool:
+    """Whether ollama's own engine computes the model, as it did with some kinds before 0.30."""
+    return wish.era is not Era.LLAMA_SERVER and shape.family.is_engine
+
+
+def has_flash(shape: Shape, wish: Wish) -> bool:
+    """Whether flash attention is used where it is wished for: before 0.30 not with every kind."""
+    return wish.flash and (wish.era is Era.LLAMA_SERVER or shape.family.has_flash)
+
+
+def seen_cells(shape: Shape, wish: Wish, *, sliding: bool) -> int:
+    """Return how many places of a cache one token looks at: those of its sequence; in ollama's own engine, all."""
     parallel = parallel_of(shape, wish)
-    whole = _up(context_of(shape, wish) * parallel, _CELLS)
+    context = context_of(shape, wish)
+    whole = _up(context * parallel, _CELLS)
+    if is_engine(shape, wish):
+        window = max(shape.window or 0, shape.family.remembers) + (parallel > 1)
+        if not sliding or not shape.window or window >= context:
+            return whole
+        return _up(parallel * window + batch_of(shape, wish), _CELLS)
     each = _up(whole // parallel, _CELLS)
+    if wish.era is not Era.LLAMA_SERVER:
+        # Older hybrids gave every sequence the context of all; windows were kept whole.
+        return whole if shape.family.recurrent else each
     if not sliding or not shape.window:
         return each
     return _up(min(each, shape.window + batch_of(shape, wish)), _CELLS)
+
+
+def kept_cells(shape: Shape, wish: Wish, *, sliding: bool) -> int:
+    """Return how many places a cache has for all sequences."""
+    seen = seen_cells(shape, wish, sliding=sliding)
+    return seen if is_engine(shape, wish) else seen * parallel_of(shape, wish)
 
 
 def batch_of(shape: Shape, wish: Wish) -> int:
@@ -115,6 +144,8 @@ def batch_of(shape: Shape, wish: Wish) -> int:
     whole = context * parallel_of(shape, wish)
     if wish.batch is not None:
         return min(wish.batch, whole)
+    if wish.era is not Era.LLAMA_SERVER:
+        return context if shape.family.is_embedding else min(SMALLEST_BATCH, context)
     if shape.family.is_embedding:
         return min(_EMBEDDING_BATCH, context)
     chosen = next(batch for least, batch in _BATCHES if whole > least) if wish.flash else SMALLEST_BATCH
@@ -130,15 +161,15 @@ def cache_bytes(shape: Shape, layer: Layer, wish: Wish, backend: Backend) -> int
     """Return what the keys and values of a layer take."""
     if not layer.has_cache or not layer.heads_kv:
         return 0
-    places = cells(shape, wish, sliding=layer.is_sliding) * parallel_of(shape, wish)
+    places = kept_cells(shape, wish, sliding=layer.is_sliding)
     value = layer.heads_kv * layer.value_size
-    if not wish.flash:
+    if not has_flash(shape, wish) and not is_engine(shape, wish):
         if wish.cache_type != "f16" and not shape.is_latent:
             raise CacheTypeError(f"a {wish.cache_type} cache needs flash attention", hint="use f16, or switch it on")
         # Values are kept transposed then, in rows as wide as those of the widest layer.
         value = max(other.heads_kv * other.value_size for other in shape.layers)
     sizes = [_row_bytes(layer.heads_kv * layer.key_size, wish.cache_type)]
-    if not shape.is_latent:
+    if not shape.is_latent or wish.era is not Era.LLAMA_SERVER:
         sizes.append(_row_bytes(value, wish.cache_type))
     return sum(_padded(size * places, backend) for size in sizes)
 
@@ -147,7 +178,7 @@ def state_bytes(shape: Shape, layer: Layer, wish: Wish, backend: Backend) -> int
     """Return what a recurrent layer keeps for all sequences, in 32 bits whatever the type of the cache."""
     if not layer.is_recurrent:
         return 0
-    rows = parallel_of(shape, wish)
+    rows = parallel_of(shape, wish) * (1 + _CHECKPOINTS * is_engine(shape, wish))
     sizes = (shape.states.convolution, shape.states.state)
     return sum(_padded(4 * size * rows, backend) for size in sizes if size)
 

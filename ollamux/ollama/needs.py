@@ -82,9 +82,9 @@ def need_of(model: Model, wish: Wish) -> ModelNeed:
                 weights_bytes=layer.weights,
                 kv_bytes=layer.cache,
                 state_bytes=layer.state,
-                on_card=place >= found.first,
+                on_card=on_card,
             )
-            for place, layer in enumerate(found.layers)
+            for layer, on_card in zip(found.layers, found.on_card, strict=True)
         ),
         weights_bytes=found.weights,
         kv_bytes=found.cache + found.state,
@@ -105,7 +105,9 @@ def _least(wish: Wish) -> Wish:
 
 def _notes(model: Model, wish: Wish, found: Estimate) -> list[str]:
     notes = []
-    if found.is_bound:
+    if found.is_bound and model.shape.is_known:
+        notes.append("before ollama 0.30 weights and caches are exact, and what it computes with is an upper bound")
+    elif found.is_bound:
         notes.append(
             f"the architecture {model.shape.architecture} is not known to this version: weights are exact, "
             "the rest is an upper bound"
