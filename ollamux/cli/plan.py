@@ -18,10 +18,12 @@ from ollamux.domain.plan import ModelNeed, Plan, PlanCard, Unplaced, as_json, pl
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.domain.text import format_size, safe_text
 from ollamux.gpu.model import Gpu, Inventory
+from ollamux.ollama.binary import binary_version, find_ollama
 from ollamux.ollama.gguf_types import CACHE_TYPES
 from ollamux.ollama.memory import Wish
 from ollamux.ollama.needs import Model, need_of, read_model, remedies
 from ollamux.ollama.store import store_path
+from ollamux.ollama.version import Era, era_of
 from ollamux.system.clock import rfc3339, wall
 from ollamux.system.places import home, state_dir
 
@@ -93,6 +95,7 @@ def _plan(asked: Asked, *, simulated: bool) -> Plan:
         parallel=asked.parallel or spec.num_parallel or 1,
         cache_type=asked.cache_type or spec.kv_cache_type or "f16",
         flash=spec.flash_attention is not False,
+        era=_era(spec),
     )
     stores = _stores(fleet, simulated=simulated)
     models = {name: _read(stores, name) for name in dict.fromkeys(asked.models)}
@@ -134,6 +137,15 @@ def _usual(fleet: FleetSpec) -> InstanceSpec:
     carded = [spec for spec in fleet.instances if spec.enabled and spec.pinning is not Pinning.CPU]
     plain = InstanceSpec(name="default", port=0, pinning=Pinning.ANY)
     return next(iter([*carded, *fleet.instances, plain]))
+
+
+def _era(spec: InstanceSpec) -> Era:
+    """Return how the ollama of the instance runs models; one that is not here is taken for a new one."""
+    try:
+        version = binary_version(find_ollama(spec.ollama, os.environ))
+    except OllamuxError:
+        return Era.LLAMA_SERVER
+    return era_of(version) or Era.LLAMA_SERVER
 
 
 def _stores(fleet: FleetSpec, *, simulated: bool) -> tuple[Path, ...]:

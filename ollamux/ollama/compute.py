@@ -17,6 +17,8 @@ from ollamux.ollama.version import Era
 _ROTATED = 64
 """A quantised cache is rotated first where heads are a multiple of this (llama-kv-cache.cpp)."""
 
+_MOST_EXPERTS = 256
+
 
 def compute_bytes(shape: Shape, wish: Wish) -> int:
     """Return what one batch of tokens needs at most."""
@@ -138,12 +140,8 @@ class _Batch:
     def _layer(self, now: Node, layer: Layer, *, is_last: bool) -> Node:
         if layer.is_recurrent:
             done = self._recurrent.layer(layer, now)
-        elif layer.has("attn_kv_a_mqa.weight"):
-            done = self._latent(layer, self._norm(now))
-        elif not layer.heads_kv:
-            done = self._op(self._shape.width, self._norm(now))
         else:
-            done = self._attention(layer, self._norm(now))
+            done = self._mix(layer, self._norm(now))
         if is_last and not self._selects_late:
             rows = self._rows
             done = self._select(done)
@@ -161,7 +159,7 @@ class _Batch:
 
     def _after_norms(self, now: Node, layer: Layer) -> Node:
         """Return one layer of an encoder: the norms come behind."""
-        done = self._attention(layer, now)
+        done = self._mix(layer, now)
         if layer is self._shape.layers[-1]:
             done, now = self._select(done), self._select(now)
         middle = self._plain_norm(self._over(done, now))
@@ -172,6 +170,13 @@ class _Batch:
         self._graph.op(self._shape.width * self._sequences * 4, turned, self._input(self._tokens * self._sequences * 4))
 
     # Attention
+
+    def _mix(self, layer: Layer, now: Node) -> Node:
+        if layer.has("attn_kv_a_mqa.weight") and self._shape.is_latent and layer.heads_kv:
+            return self._latent(layer, now)
+        if not layer.heads_kv or not (layer.has("attn_q.weight") or layer.has("attn_qkv.weight")):
+            return self._unknown(layer, now)
+        return self._attention(layer, now)
 
     def _attention(self, layer: Layer, now: Node) -> Node:
         size = layer.heads * layer.key_size
@@ -204,6 +209,12 @@ class _Batch:
     def _mixed(self, cache: _Cache, which: int, now: Node) -> Node:
         """Rotate what is kept in, or was found in, a quantised cache."""
         return self._view(self._graph.op(now.size, cache.turns[which], self._view(now))) if cache.turns else now
+
+    def _unknown(self, layer: Layer, now: Node) -> Node:
+        """Stand in for steps that we do not know: all that comes out of the layer's matrices at once, and once more."""
+        wide = sum(layer.out(name) for name in layer.tensors if not name.startswith("ffn_"))
+        seen = self._caches[layer.is_sliding].places if layer.heads_kv and not self._flash else 0
+        return self._op(self._shape.width, self._op(wide + layer.heads * seen, self._op(wide, now)))
 
     def _turned(self, layer: Layer, norm: str, now: Node, size: int) -> Node:
         """Normalise and give a position, each where there is such a thing. Nothing is written over a view."""
@@ -298,7 +309,8 @@ class _Batch:
         return self._over(done) if layer.has(f"ffn_down{suffix}.bias") else done
 
     def _experts(self, layer: Layer, now: Node) -> Node:
-        count, used = self._shape.numbers["expert_count"], self._shape.numbers["expert_used_count"]
+        count = self._shape.numbers["expert_count"]
+        used = min(max(self._shape.numbers["expert_used_count"], 1), _MOST_EXPERTS)
         merged = layer.has("ffn_gate_up_exps.weight")
         inner = layer.out("ffn_gate_up_exps.weight") // 2 if merged else layer.out("ffn_up_exps.weight")
         chances = self._over(self._op(count, now))
