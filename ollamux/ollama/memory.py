@@ -146,7 +146,7 @@ def batch_of(shape: Shape, wish: Wish) -> int:
         return min(wish.batch, whole)
     if wish.era is not Era.LLAMA_SERVER:
         return context if shape.family.is_embedding else min(SMALLEST_BATCH, context)
-    if shape.family.is_embedding:
+    if shape.family.is_embedding or (shape.numbers["pooling_type"] and not shape.is_known):
         return min(_EMBEDDING_BATCH, context)
     chosen = next(batch for least, batch in _BATCHES if whole > least) if wish.flash else SMALLEST_BATCH
     return min(chosen, whole)

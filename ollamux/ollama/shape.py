@@ -135,6 +135,7 @@ _NUMBERS = (
     "attention.value_length_mla",
     "rope.dimension_count",
     "wkv.head_size",
+    "pooling_type",
 )
 
 
