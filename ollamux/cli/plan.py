@@ -15,7 +15,7 @@ from ollamux.cli.words import load
 from ollamux.config.write import PACKAGED_STORE
 from ollamux.domain.errors import Exit, NotFoundError, NotRunningError, OllamuxError, TimedOutError, UsageError
 from ollamux.domain.plan import ModelNeed, Plan, PlanCard, Unplaced, as_json, place
-from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
+from ollamux.domain.spec import FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import format_size, safe_text
 from ollamux.gpu.model import Gpu, Inventory
 from ollamux.ollama.binary import binary_version, find_ollama
@@ -73,6 +73,8 @@ def _check(asked: Asked) -> None:
     ):
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"{option}: {value} is not between 1 and {most}")
+    for reference in asked.gpus:
+        _reference(reference)
 
 
 def _meant(asked: Asked) -> bool:
@@ -188,17 +190,23 @@ def _inventory(*, simulated: bool) -> Inventory:
     return read_gpus()
 
 
-def _named(reference: str, inventory: Inventory) -> Gpu:
+def _reference(text: str) -> GpuRef:
+    """Return the card that a word names, as an entry of `gpus` in a configuration does. Raises UsageError."""
     from ollamux.config.refs import parse_ref
     from ollamux.config.rules import Wrong
+
+    try:
+        return parse_ref(int(text) if text.isascii() and text.isdigit() and len(text) < 9 else text)
+    except Wrong as error:
+        shown = safe_text(text, limit=80)
+        raise UsageError(f"--gpu: {shown!r}: {error}", hint="nvidia-smi -L shows indices and UUIDs") from None
+
+
+def _named(text: str, inventory: Inventory) -> Gpu:
     from ollamux.gpu.resolve import resolve
 
-    shown = safe_text(reference, limit=80)
-    try:
-        ref = parse_ref(int(reference) if reference.isascii() and reference.isdigit() else reference)
-    except Wrong as error:
-        raise UsageError(f"--gpu: {shown!r}: {error}", hint="nvidia-smi -L shows indices and UUIDs") from None
-    found = resolve(InstanceSpec(name="plan", port=0, pinning=Pinning.GPUS, gpus=(ref,)), inventory)
+    shown, reference = safe_text(text, limit=80), _reference(text)
+    found = resolve(InstanceSpec(name="plan", port=0, pinning=Pinning.GPUS, gpus=(reference,)), inventory)
     if found.problem is not None or not found.gpus:
         raise NotFoundError(f"--gpu {shown}: {found.problem or 'there is no such card'}")
     if not found.gpus[0].memory_total_bytes:
