@@ -26,7 +26,7 @@ from ollamux.ollama.version import Era
 MIB = 1024**2
 OVERHEAD_BYTES = 457 * MIB
 """What a CUDA context takes besides all buffers: 300 to 500 MiB are seen; this is what ollama itself sets aside."""
-_OLDER_PERCENT = 155
+OLDER_PERCENT = 155
 """What the steps of a batch are taken for with a runner before 0.30, which needs up to half more than they tell."""
 _BOUND = 2
 """How many times the steps of a layer that we do not know are taken."""
@@ -111,7 +111,7 @@ def _chosen(count: int, wish: Wish) -> tuple[bool, ...]:
 
 def _compute(shape: Shape, wish: Wish) -> int:
     if shape.is_known:
-        return compute_bytes(shape, wish) * (100 if wish.era is Era.LLAMA_SERVER else _OLDER_PERCENT) // 100
+        return compute_bytes(shape, wish) * (100 if wish.era is Era.LLAMA_SERVER else OLDER_PERCENT) // 100
     return max(_BOUND * compute_bytes(shape, wish), compute_bytes(shape, replace(wish, flash=False)))
 
 

@@ -109,6 +109,11 @@ def has_flash(shape: Shape, wish: Wish) -> bool:
     return wish.flash and (wish.era is Era.LLAMA_SERVER or shape.family.has_flash)
 
 
+def cache_type_of(shape: Shape, wish: Wish) -> str:
+    """Return the type of the cache: before 0.30 a wish that cannot be had is passed over, later it is an error."""
+    return "f16" if wish.era is not Era.LLAMA_SERVER and not has_flash(shape, wish) else wish.cache_type
+
+
 def seen_cells(shape: Shape, wish: Wish, *, sliding: bool) -> int:
     """Return how many places of a cache one token looks at: those of its sequence; in ollama's own engine, all."""
     parallel = parallel_of(shape, wish)
@@ -162,15 +167,15 @@ def cache_bytes(shape: Shape, layer: Layer, wish: Wish, backend: Backend) -> int
     if not layer.has_cache or not layer.heads_kv:
         return 0
     places = kept_cells(shape, wish, sliding=layer.is_sliding)
-    value = layer.heads_kv * layer.value_size
+    kind, value = cache_type_of(shape, wish), layer.heads_kv * layer.value_size
     if not has_flash(shape, wish) and not is_engine(shape, wish):
-        if wish.cache_type != "f16" and not shape.is_latent:
-            raise CacheTypeError(f"a {wish.cache_type} cache needs flash attention", hint="use f16, or switch it on")
+        if kind != "f16" and not shape.is_latent:
+            raise CacheTypeError(f"a {kind} cache needs flash attention", hint="use f16, or switch it on")
         # Values are kept transposed then, in rows as wide as those of the widest layer.
         value = max(other.heads_kv * other.value_size for other in shape.layers)
-    sizes = [_row_bytes(layer.heads_kv * layer.key_size, wish.cache_type)]
+    sizes = [_row_bytes(layer.heads_kv * layer.key_size, kind)]
     if not shape.is_latent or wish.era is not Era.LLAMA_SERVER:
-        sizes.append(_row_bytes(value, wish.cache_type))
+        sizes.append(_row_bytes(value, kind))
     return sum(_padded(size * places, backend) for size in sizes)
 
 
