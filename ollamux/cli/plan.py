@@ -231,5 +231,5 @@ def _unplaced(need: ModelNeed, model: Model, wish: Wish, cards: Sequence[PlanCar
         others = "the others take the cards that would hold it"
         return Unplaced(model=need.name, reason=f"{others}; alone it would fit")
     largest = "the card has" if len(cards) == 1 else "the largest card has"
-    reason = f"it needs {format_size(need.least_bytes)}, and {largest} room for {format_size(room)}"
+    reason = f"it needs at least {format_size(need.least_bytes)}, and {largest} room for {format_size(room)}"
     return Unplaced(model=need.name, reason=reason, remedies=remedies(model, wish, room))

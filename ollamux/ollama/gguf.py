@@ -25,6 +25,8 @@ _MOST_PAIRS = 16_384
 _MOST_TENSORS = 65_536
 _MOST_ELEMENTS = 8_000_000
 """Of all arrays together whose elements have to be stepped over one by one: the largest vocabularies have a tenth."""
+_NESTED = 100
+"""For how many an array within an array counts: each costs so much more time."""
 _MOST_KEPT = 4 * 1024**2
 _LONGEST_KEY = 65_535
 _LONGEST_TEXT = 64 * 1024
@@ -181,7 +183,7 @@ class _Reader:
     def _array(self, what: str, depth: int) -> Value:
         kind, length = self._source.unpack("IQ", what)
         if kind in (_STRING, _ARRAY):
-            self._count(length, what)
+            self._count(length, what, cost=1 if kind == _STRING else _NESTED)
         if kind == _STRING:
             self._source.skip_texts(length, what)
             return Skipped(length=length)
@@ -199,10 +201,10 @@ class _Reader:
         self._kept += size
         return self._source.unpack(f"{length}{form}", what)
 
-    def _count(self, length: int, what: str) -> None:
+    def _count(self, length: int, what: str, *, cost: int) -> None:
         if length * 8 > self._source.left:
             raise TooShortError(f"{what} counts {length} elements, more than the file can hold")
-        self._elements += length
+        self._elements += length * cost
         if self._elements > _MOST_ELEMENTS:
             raise _BadError(f"its arrays count more than the {_MOST_ELEMENTS} elements that any model has")
 
