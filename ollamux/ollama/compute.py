@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ollamux.ollama.arena import Graph, Node
+from ollamux.ollama.compute_feed import Feed
 from ollamux.ollama.compute_states import Recurrent
 from ollamux.ollama.memory import Wish, batch_of, has_flash, is_engine, kept_cells, parallel_of, seen_cells
 from ollamux.ollama.shape import Layer, Shape
@@ -16,8 +17,6 @@ from ollamux.ollama.version import Era
 
 _ROTATED = 64
 """A quantised cache is rotated first where heads are a multiple of this (llama-kv-cache.cpp)."""
-
-_MOST_EXPERTS = 256
 
 
 def compute_bytes(shape: Shape, wish: Wish) -> int:
@@ -57,6 +56,8 @@ class _Batch:
         self._positions = self._input(self._tokens * 4)
         self._selected = self._input(self._outputs * 4)
         self._caches = {sliding: self._cache(sliding=sliding) for sliding in self._kinds()}
+        self._small: Node | None = None
+        self._feed = Feed(shape, self._graph, self._tokens)
         self._recurrent = Recurrent(shape, self._graph, self._tokens, self._sequences)
 
     def peak(self) -> int:
@@ -65,6 +66,7 @@ class _Batch:
             now = self._over(self._op(self._shape.width, self._positions), now)
         if any(tensor.name == "token_embd_norm.weight" for tensor in self._shape.input) and self._is_embedding:
             now = self._plain_norm(now)
+        self._small = self._each_layer(now)
         last = self._shape.layers[-1]
         for layer in self._shape.layers:
             now = (
@@ -114,7 +116,7 @@ class _Batch:
 
     @property
     def _selects_late(self) -> bool:
-        return self._shape.family.recurrent == "interval"
+        return self._shape.family.recurrent == "interval" or self._small is not None
 
     def _op(self, size: int, *parents: Node, inplace: bool = False) -> Node:
         return self._graph.op(size * self._rows * 4, *parents, inplace=inplace)
@@ -152,10 +154,28 @@ class _Batch:
         middle = self._over(done, now)
         if not layer.has("ffn_norm.weight") and not layer.has("post_attention_norm.weight"):
             return middle
-        fed = self._feed(layer, self._norm(middle))
+        fed = self._fed(layer, self._norm(middle))
         if layer.has("post_ffw_norm.weight"):
             fed = self._norm(fed)
-        return self._over(fed, middle)
+        return self._with_small(layer, self._over(fed, middle))
+
+    def _each_layer(self, now: Node) -> Node | None:
+        """Prepare the small embeddings that some kinds mix into every layer (gemma4.cpp)."""
+        table = next((one for one in self._shape.input if one.name == "per_layer_token_embd.weight"), None)
+        if table is None:
+            return None
+        looked = self._over(self._view(self._op(table.shape[0], self._input(self._tokens * 4))))
+        mixed = self._view(self._over(self._op(table.shape[0], now)))
+        mixed = self._over(self._over(self._over(self._op(table.shape[0], mixed)), looked))
+        return self._op(table.shape[0], self._view(mixed))
+
+    def _with_small(self, layer: Layer, now: Node) -> Node:
+        if self._small is None or not layer.has("inp_gate.weight"):
+            return now
+        inner = self._over(self._op(layer.out("inp_gate.weight"), now))
+        inner = self._op(self._shape.width, self._over(inner, self._view(self._small)))
+        now = self._over(now, self._norm(inner))
+        return self._over(now) if layer.has("layer_output_scale.weight") else now
 
     def _after_norms(self, now: Node, layer: Layer) -> Node:
         """Return one layer of an encoder: the norms come behind."""
@@ -163,11 +183,15 @@ class _Batch:
         if layer is self._shape.layers[-1]:
             done, now = self._select(done), self._select(now)
         middle = self._plain_norm(self._over(done, now))
-        return self._plain_norm(self._over(self._feed(layer, middle), middle))
+        return self._plain_norm(self._over(self._fed(layer, middle), middle))
 
     def _pool(self, now: Node) -> None:
         turned = self._op(self._shape.width, self._view(now))
         self._graph.op(self._shape.width * self._sequences * 4, turned, self._input(self._tokens * self._sequences * 4))
+
+    def _fed(self, layer: Layer, now: Node) -> Node:
+        self._feed.rows = self._rows
+        return self._feed.layer(layer, now)
 
     # Attention
 
@@ -193,8 +217,11 @@ class _Batch:
             gate = self._view(wide) if layer.out("attn_q.weight") == 2 * size else None
             query = self._turned(layer, "attn_q_norm.weight", self._view(wide), size)
             query = self._mixed(cache, 0, query)
+            if not layer.has("attn_k.weight"):
+                return self._op(self._shape.width, self._seen(layer, cache, query, ()))
             value = self._op(value_size, now)
             value = self._view(self._over(value) if layer.has("attn_v.bias") else value)
+            value = self._op(value_size, value) if self._shape.family.has_value_norm else value
             value = self._mixed(cache, 1, value)
             key = self._op(key_size, now)
             key = self._view(self._over(key) if layer.has("attn_k.bias") else key)
@@ -281,55 +308,3 @@ class _Batch:
         self._graph.op(0, self._view(key), cache.keys)
         found = self._seen(layer, cache, query, ())
         return self._op(self._shape.width, found)
-
-    # Feed forward
-
-    def _feed(self, layer: Layer, now: Node) -> Node:
-        if not layer.has("ffn_gate_inp.weight"):
-            return self._dense(layer, now, "")
-        mixed = self._experts(layer, now)
-        if not layer.has("ffn_up_shexp.weight"):
-            return mixed
-        shared = self._dense(layer, now, "_shexp")
-        if layer.has("ffn_gate_inp_shexp.weight"):
-            shared = self._over(shared, self._over(self._op(1, now)))
-        return self._over(mixed, shared)
-
-    def _dense(self, layer: Layer, now: Node, suffix: str) -> Node:
-        up = layer.out(f"ffn_up{suffix}.weight")
-        if layer.has(f"ffn_gate{suffix}.weight"):
-            gate = self._op(layer.out(f"ffn_gate{suffix}.weight"), now)
-            inner = self._op(up, gate, self._op(up, now))
-        else:
-            inner = self._op(up, now)
-            inner = self._over(inner) if layer.has("ffn_up.bias") else inner
-            # Gate and up in one matrix, or no gate at all.
-            inner = self._op(up // 2, inner) if up == 2 * layer.feed else self._over(inner)
-        done = self._op(self._shape.width, inner)
-        return self._over(done) if layer.has(f"ffn_down{suffix}.bias") else done
-
-    def _experts(self, layer: Layer, now: Node) -> Node:
-        count = self._shape.numbers["expert_count"]
-        used = min(max(self._shape.numbers["expert_used_count"], 1), _MOST_EXPERTS)
-        merged = layer.has("ffn_gate_up_exps.weight")
-        inner = layer.out("ffn_gate_up_exps.weight") // 2 if merged else layer.out("ffn_up_exps.weight")
-        chances = self._over(self._op(count, now))
-        best = self._view(self._op(count, chances))
-        weights = self._view(self._op(used, self._view(chances), best))
-        weights = self._view(self._op(used, weights, self._over(self._op(1, weights))))
-        now = self._view(now)
-        if merged:
-            both = self._op(2 * inner * used, now, best)
-            done = self._op(inner * used, self._view(both), self._view(both))
-        else:
-            gate = self._op(inner * used, now, best) if layer.has("ffn_gate_exps.weight") else None
-            up = self._op(inner * used, now, best)
-            done = self._over(up) if gate is None else self._op(inner * used, gate, up)
-        done = self._over(self._op(self._shape.width * used, done, best), weights)
-        views = [self._view(done) for _ in range(used)]
-        if used == 1:
-            return self._op(self._shape.width, views[0])
-        total = self._op(self._shape.width, views[0], views[1])
-        for view in views[2:]:
-            total = self._over(total, view)
-        return total

@@ -110,6 +110,14 @@ class Recurrent:
         found = self._graph.op(width * self._tokens * 4, gate, found, inplace=True)
         return self._view(self._op(width, found))
 
+    def _decay_and_beta(self, layer: Layer, now: Node, heads: int) -> tuple[Node, Node]:
+        if layer.has("ssm_ba.weight"):
+            both = self._view(self._op(2 * heads, now))
+            decay, beta = self._op(heads, self._view(both)), self._op(heads, self._view(both))
+        else:
+            decay, beta = self._op(heads, now), self._op(heads, now)
+        return self._view(self._over(self._over(self._over(decay)))), self._view(self._over(beta))
+
     def _delta(self, layer: Layer, now: Node) -> Node:
         size, groups, heads = (self._number(f"ssm.{name}") for name in ("state_size", "group_count", "time_step_rank"))
         inner = self._number("ssm.inner_size")
@@ -130,9 +138,7 @@ class Recurrent:
         for part in parts[:2]:
             found = self._op(key, part)
             looked.append(self._view(self._op(size * heads, self._view(found))) if groups != heads else found)
-        both = self._view(self._op(2 * heads, now))
-        decay = self._view(self._over(self._over(self._over(self._op(heads, self._view(both))))))
-        beta = self._view(self._over(self._op(heads, self._view(both))))
+        decay, beta = self._decay_and_beta(layer, now, heads)
         scanned = self._scanned(inner, *looked, parts[2], decay, beta, state)
         found = self._over(self._op(inner, self._view(scanned)))
         gate = self._op(inner, self._view(self._op(inner, now)))

@@ -32,6 +32,7 @@ class Family:
     is_engine: bool = False
     remembers: int = 0
     has_flash: bool = True
+    has_value_norm: bool = False
 
 
 UNKNOWN = Family(is_known=False)
@@ -42,6 +43,10 @@ _BERT = Family(is_embedding=True, is_engine=True, has_flash=False)
 FAMILIES: dict[str, Family] = {
     "llama": _PLAIN,
     "qwen2": _PLAIN,
+    "granite": _PLAIN,
+    "gemma": _PLAIN,
+    "glm4": _PLAIN,
+    "mistral3": _ENGINE,
     "qwen3": _ENGINE,
     "qwen3moe": _ENGINE,
     # Its window is switched off there, so every layer keeps the whole context.
@@ -49,6 +54,7 @@ FAMILIES: dict[str, Family] = {
     "deepseek2": Family(has_flash=False),
     "gemma2": Family(pattern=2, window=4096, has_flash=False),
     "gemma3": Family(pattern=6, is_engine=True),
+    "gemma4": Family(pattern=1, is_engine=True, remembers=4096, has_value_norm=True),
     "gpt-oss": Family(pattern=2, is_engine=True, remembers=4096),
     "mamba": Family(recurrent="all"),
     "mamba2": Family(recurrent="all"),
@@ -56,6 +62,8 @@ FAMILIES: dict[str, Family] = {
     "granitehybrid": Family(recurrent="headless"),
     "lfm2": Family(recurrent="headless", single=True, is_engine=True),
     "qwen3next": Family(recurrent="interval", single=True, is_engine=True),
+    "qwen35": Family(recurrent="interval", single=True, is_engine=True),
+    "qwen35moe": Family(recurrent="interval", single=True, is_engine=True),
     "bert": _BERT,
     "nomic-bert": _BERT,
 }

@@ -135,8 +135,9 @@ def planned(model: Model, wish: Wish) -> dict[str, int]:
         *model.shape.output,
         *(t for one in model.shape.layers for t in one.tensors.values()),
     ]
-    if is_engine(model.shape, wish) and not any(one.name == "output.weight" for one in model.shape.output):
-        # That engine copies the token embedding for the output on the CPU too.
+    has_output = any(one.name == "output.weight" for one in model.shape.output)
+    if (is_engine(model.shape, wish) and not has_output) or model.shape.architecture in zoo.TWICE:
+        # The own engine copies the token embedding for the output on the CPU too.
         tensors += [one for one in model.shape.input if one.name == "token_embd.weight"]
     states = sum(layer.state for layer in layers)
     caches = sum(layer.cache for layer in layers)

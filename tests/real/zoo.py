@@ -423,9 +423,96 @@ def _qwen3next() -> Animal:
     return Animal(arch="qwen3next", keys=keys, tensors=_ends() | _each(layer_of))
 
 
+def _gemma() -> Animal:
+    return Animal(arch="gemma", keys=_common(**_WIDE), tensors=_ends(output=False) | _each(_wide, _feed))
+
+
+def _glm4() -> Animal:
+    def layer_of(layer: int) -> Tensors:
+        at = f"blk.{layer}."
+        feed = {
+            f"{at}ffn_norm.weight": (WIDTH,),
+            f"{at}ffn_up.weight": (WIDTH, 2 * FEED),
+            f"{at}ffn_down.weight": (FEED, WIDTH),
+        }
+        return {**_attention(layer), **_gemma_norms(layer), **feed}
+
+    return Animal(arch="glm4", keys=_common(**{"rope.dimension_count": HEAD}), tensors=_ends() | _each(layer_of))
+
+
+def _qwen35(arch: str) -> Animal:
+    base = _qwen3next()
+    keys = {**base.keys, "rope.dimension_sections": [8, 4, 4, 0]}
+    tensors: Tensors = {}
+    for name, shape in base.tensors.items():
+        if name.endswith("ssm_ba.weight"):
+            for part in ("ssm_beta", "ssm_alpha"):
+                tensors[name.replace("ssm_ba", part)] = (WIDTH, shape[1] // 2)
+        elif arch == "qwen35moe" or "ffn_" not in name:
+            tensors[name] = shape
+    if arch == "qwen35":
+        keys = {key: value for key, value in keys.items() if not key.startswith("expert")}
+        tensors |= {name: shape for name, shape in _each(_feed).items() if "ffn_norm" not in name}
+    return Animal(arch=arch, keys=keys, tensors=tensors)
+
+
+def _gemma4() -> Animal:
+    small, shared = 32, 2
+    pattern = [True, True, True, False, True, False]
+
+    def layer_of(layer: int) -> Tensors:
+        at, head = f"blk.{layer}.", HEAD if pattern[layer] else 64
+        found = {
+            **_attention(layer, head=head),
+            **_norms(layer, "attn_q_norm", "attn_k_norm", size=head),
+            **_gemma_norms(layer),
+            **_feed(layer),
+            f"{at}inp_gate.weight": (WIDTH, small),
+            f"{at}proj.weight": (small, WIDTH),
+            f"{at}post_norm.weight": (WIDTH,),
+            f"{at}layer_output_scale.weight": (1,),
+        }
+        if layer >= LAYERS - shared:
+            for name in ("attn_k.weight", "attn_v.weight", "attn_k_norm.weight"):
+                del found[at + name]
+        return found
+
+    keys = _common(
+        **_WIDE,
+        **{
+            "attention.key_length_swa": HEAD,
+            "attention.value_length_swa": HEAD,
+            "attention.sliding_window": 512,
+            "attention.sliding_window_pattern": pattern,
+            "attention.shared_kv_layers": shared,
+            "embedding_length_per_layer_input": small,
+            "rope.dimension_count": 64,
+            "rope.dimension_count_swa": HEAD,
+            "final_logit_softcapping": 30.0,
+        },
+    )
+    tensors = _ends(output=False) | {
+        "per_layer_token_embd.weight": (small * LAYERS, WORDS),
+        "per_layer_model_proj.weight": (WIDTH, small * LAYERS),
+        "per_layer_proj_norm.weight": (small,),
+        "rope_freqs.weight": (32,),
+    }
+    return Animal(arch="gemma4", keys=keys, tensors=tensors | _each(layer_of))
+
+
+TWICE = {"gemma4"}
+"""Of these the server holds the token embedding twice on the CPU, where it would be once beside and once on a card."""
+
 ZOO: dict[str, Callable[[], Animal]] = {
     "llama": _llama,
     "mixtral": _mixtral,
+    "mistral3": lambda: _llama("mistral3"),
+    "granite": lambda: _llama("granite", logit_scale=2.0),
+    "gemma": _gemma,
+    "glm4": _glm4,
+    "gemma4": _gemma4,
+    "qwen35": lambda: _qwen35("qwen35"),
+    "qwen35moe": lambda: _qwen35("qwen35moe"),
     "qwen2": _qwen2,
     "qwen3": _qwen3,
     "qwen3moe": _qwen3moe,
