@@ -139,6 +139,9 @@ def planned(model: Model, wish: Wish) -> dict[str, int]:
     if (is_engine(model.shape, wish) and not has_output) or model.shape.architecture in zoo.TWICE:
         # The own engine copies the token embedding for the output on the CPU too.
         tensors += [one for one in model.shape.input if one.name == "token_embd.weight"]
+    if is_engine(model.shape, wish):
+        # And a small tensor of all layers for each of them.
+        tensors += [one for one in model.shape.input if one.name == "rope_freqs.weight"] * (len(model.shape.layers) - 1)
     states = sum(layer.state for layer in layers)
     caches = sum(layer.cache for layer in layers)
     return {

@@ -507,7 +507,9 @@ ZOO: dict[str, Callable[[], Animal]] = {
     "llama": _llama,
     "mixtral": _mixtral,
     "mistral3": lambda: _llama("mistral3"),
-    "granite": lambda: _llama("granite", logit_scale=2.0),
+    "granite": lambda: _llama(
+        "granite", logit_scale=2.0, residual_scale=0.5, embedding_scale=2.0, **{"attention.scale": 0.1}
+    ),
     "gemma": _gemma,
     "glm4": _glm4,
     "gemma4": _gemma4,
