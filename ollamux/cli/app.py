@@ -10,7 +10,7 @@ import typer
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.config_words import config_app
-from ollamux.cli.look_words import doctor, events, logs, status, top
+from ollamux.cli.look_words import doctor, events, logs, plan, status, top
 from ollamux.cli.offers import Plain, fault_names, instance_names
 from ollamux.cli.service_words import service_app
 from ollamux.cli.words_shared import EXIT_CODES, Config, Names, Quiet, Simulated
@@ -200,7 +200,7 @@ def reload(
     return reload(dry_run=dry_run, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
-for _command in (status, top, logs, events, doctor):
+for _command in (status, top, logs, events, doctor, plan):
     app.command(epilog=EXIT_CODES)(_command)
 
 

@@ -91,3 +91,34 @@ def doctor(
     from ollamux.cli.doctor import doctor
 
     return doctor(output=output, config=config, simulated=simulated, bundle=bundle, root=root)
+
+
+def plan(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models of the store, as qwen3:8b.")],
+    ctx: Annotated[int | None, typer.Option("--ctx", metavar="N", help="Context of one sequence, in tokens.")] = None,
+    parallel: Annotated[int | None, typer.Option("--parallel", metavar="P", help="Sequences at a time.")] = None,
+    kv: Annotated[str | None, typer.Option("--kv", metavar="f16|q8_0|q4_0", help="Type of the cache.")] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option("--gpu", metavar="REF", help="Only this card, as 0 or GPU-...; may be repeated.")
+    ] = None,
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+    config: Config = None,
+    simulated: Simulated = False,
+) -> int:
+    """Show what models need of a card's memory, and where they fit.
+
+    Read from the heads of their files; nothing is loaded, and no supervisor is needed. What is left out is taken from
+    the Modelfile, then from the configuration. Ends with 6 if a model fits on no card.
+    """
+    from ollamux.cli.plan import Asked, plan
+
+    asked = Asked(
+        models=tuple(models),
+        context=ctx,
+        parallel=parallel,
+        cache_type=kv,
+        gpus=tuple(gpu or ()),
+        config=config,
+        simulated=simulated,
+    )
+    return plan(asked, output=output)

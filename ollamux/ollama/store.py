@@ -114,7 +114,8 @@ def _short_name(host: str, namespace: str, model: str, tag: str) -> str:
     return f"{model}:{tag}" if namespace == _DEFAULT_NAMESPACE else f"{namespace}/{model}:{tag}"
 
 
-def _read(path: Path, name: str) -> Manifest | None:
+def read_manifest(path: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return the digest of a manifest and what it says; None where it is missing or broken."""
     body = _bounded(path)
     if body is None:
         return None
@@ -122,13 +123,19 @@ def _read(path: Path, name: str) -> Manifest | None:
         plain = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    layers = plain.get("layers") if isinstance(plain, dict) else None
-    if not isinstance(layers, list):
+    if not isinstance(plain, dict) or not isinstance(plain.get("layers"), list):
         return None
+    return hashlib.sha256(body).hexdigest(), plain
+
+
+def _read(path: Path, name: str) -> Manifest | None:
+    found = read_manifest(path)
+    if found is None:
+        return None
+    digest, plain = found
+    layers = plain["layers"]
     layer = next((item for item in layers if isinstance(item, dict) and item.get("mediaType") == _MODEL_LAYER), {})
-    return Manifest(
-        name=name, digest=hashlib.sha256(body).hexdigest(), blob=_blob(layer), size_bytes=_size(layer.get("size"))
-    )
+    return Manifest(name=name, digest=digest, blob=_blob(layer), size_bytes=_size(layer.get("size")))
 
 
 def _bounded(path: Path) -> bytes | None:

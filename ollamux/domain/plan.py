@@ -1,0 +1,215 @@
+"""Models beside cards: what fits where, what does not, and what would make it fit. Pure; knows no model file.
+
+Placement here is the simplest rule that is honest: the largest first, each on the smallest card that still holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ollamux.domain.schemas import PLAN_SCHEMA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNeed:
+    """What one layer takes; the output has no number. `on_card`: it goes to the card, not to host memory."""
+
+    number: int | None
+    kind: str
+    weights_bytes: int
+    kv_bytes: int
+    state_bytes: int
+    on_card: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remedy:
+    """A change after which a model would fit, and what it would need then. `what` is a key of the plan's models."""
+
+    what: str
+    value: int | str
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelNeed:
+    """What a model needs on one card. `kv_bytes` holds recurrent states too; `host_bytes` is beside the card.
+
+    `least_bytes` is what it takes where there is no room for `total_bytes`: ollama then computes in smaller batches.
+    """
+
+    name: str
+    digest: str
+    architecture: str
+    parameters: int
+    quantization: str | None
+    context_length: int
+    parallel: int
+    kv_type: str
+    flash_attention: bool
+    batch: int
+    least_bytes: int
+    layers: tuple[LayerNeed, ...]
+    weights_bytes: int
+    kv_bytes: int
+    state_bytes: int
+    compute_bytes: int
+    projector_bytes: int
+    overhead_bytes: int
+    host_bytes: int
+    source: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """Return all that its card must hold."""
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.projector_bytes + self.overhead_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanCard:
+    """A card; `headroom_bytes` of it stay free."""
+
+    uuid: str
+    mark: str
+    name: str
+    total_bytes: int
+    headroom_bytes: int
+
+    @property
+    def room_bytes(self) -> int:
+        """Return what models may take of it."""
+        return max(self.total_bytes - self.headroom_bytes, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A model on a card."""
+
+    model: str
+    uuid: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplaced:
+    """A model without a card, why, and what would help."""
+
+    model: str
+    reason: str
+    remedies: tuple[Remedy, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole picture."""
+
+    version: str
+    time: str
+    simulated: bool
+    models: tuple[ModelNeed, ...]
+    cards: tuple[PlanCard, ...]
+    placement: tuple[Placed, ...]
+    unplaced: tuple[Unplaced, ...]
+
+    def planned_bytes(self, uuid: str) -> int:
+        """Return what was given to a card."""
+        return sum(placed.size_bytes for placed in self.placement if placed.uuid == uuid)
+
+
+def place(needs: Sequence[ModelNeed], cards: Sequence[PlanCard]) -> tuple[tuple[Placed, ...], tuple[ModelNeed, ...]]:
+    """Give each model the smallest room that holds it, the largest model first; return also those without a card."""
+    left = {card.uuid: card.room_bytes for card in cards}
+    placed: list[Placed] = []
+    missing: list[ModelNeed] = []
+    for need in sorted(needs, key=lambda need: -need.total_bytes):
+        for size in (need.total_bytes, need.least_bytes):
+            fitting = [uuid for uuid, room in left.items() if room >= size]
+            if fitting:
+                best = min(fitting, key=left.__getitem__)
+                left[best] -= size
+                placed.append(Placed(model=need.name, uuid=best, size_bytes=size))
+                break
+        else:
+            missing.append(need)
+    return tuple(placed), tuple(missing)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Return the plan as plain values, in the order of the schema."""
+    return {
+        "schema": PLAN_SCHEMA,
+        "version": plan.version,
+        "time": plan.time,
+        "simulated": plan.simulated,
+        "models": [_model(need) for need in plan.models],
+        "cards": [
+            {
+                "uuid": card.uuid,
+                "name": card.name,
+                "total_bytes": card.total_bytes,
+                "headroom_bytes": card.headroom_bytes,
+                "planned_bytes": plan.planned_bytes(card.uuid),
+            }
+            for card in plan.cards
+        ],
+        "placement": [
+            {"model": placed.model, "instance": None, "cards": [placed.uuid], "bytes": placed.size_bytes}
+            for placed in plan.placement
+        ],
+        "unplaced": [
+            {
+                "model": one.model,
+                "reason": one.reason,
+                "would_fit_if": [
+                    {"change": remedy.what, "value": remedy.value, "total_bytes": remedy.total_bytes}
+                    for remedy in one.remedies
+                ],
+            }
+            for one in plan.unplaced
+        ],
+    }
+
+
+def _model(need: ModelNeed) -> dict[str, Any]:
+    return {
+        "name": need.name,
+        "digest": need.digest,
+        "architecture": need.architecture,
+        "parameters": need.parameters,
+        "quantization": need.quantization,
+        "context_length": need.context_length,
+        "parallel": need.parallel,
+        "kv_type": need.kv_type,
+        "flash_attention": need.flash_attention,
+        "batch": need.batch,
+        "layers": {
+            "total": len(need.layers),
+            "offloaded": sum(layer.on_card for layer in need.layers),
+            "each": [
+                {
+                    "number": layer.number,
+                    "kind": layer.kind,
+                    "on_card": layer.on_card,
+                    "weights_bytes": layer.weights_bytes,
+                    "kv_bytes": layer.kv_bytes,
+                    "state_bytes": layer.state_bytes,
+                }
+                for layer in need.layers
+            ],
+        },
+        "weights_bytes": need.weights_bytes,
+        "kv_bytes": need.kv_bytes,
+        "state_bytes": need.state_bytes,
+        "compute_bytes": need.compute_bytes,
+        "projector_bytes": need.projector_bytes,
+        "overhead_bytes": need.overhead_bytes,
+        "host_bytes": need.host_bytes,
+        "total_bytes": need.total_bytes,
+        "least_total_bytes": need.least_bytes,
+        "measured_total_bytes": None,
+        "source": need.source,
+        "notes": list(need.notes),
+    }

@@ -1,0 +1,132 @@
+"""The picture of `ollamux plan`: what each model needs, how full each card gets, and what would help where it does not.
+
+Layout only; the figures are the plan's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ollamux.domain.plan import ModelNeed, Plan, PlanCard, Remedy, Unplaced
+from ollamux.domain.text import format_gib, format_size
+from ollamux.render import words
+from ollamux.render.cells import Spans
+from ollamux.render.grid import Column, flat_table
+from ollamux.render.overview import bar_width
+from ollamux.render.pen import Pen
+
+_WIDEST = 110
+_CHANGES = {
+    "kv_type": ("with a {} cache", "kv_cache_type = {!r}"),
+    "parallel": ("with {} sequence at a time", "num_parallel = {}"),
+    "context_length": ("with a context of {}", "context_length = {}"),
+    "layers": ("with {} layers on the card, the rest in host memory", "num_gpu {}"),
+}
+
+
+def draw_plan(pen: Pen, plan: Plan) -> str:
+    """Return the whole picture."""
+    lines = [pen.line(pen.text("SIMULATED", "badge"))] if plan.simulated else []
+    lines += _models(pen, plan)
+    lines += (
+        ["", *_cards(pen, plan)] if plan.cards else ["", *_hanging(pen, "There is no GPU here to plan for.", "dim")]
+    )
+    for one in plan.unplaced:
+        lines += ["", *_unplaced(pen, one)]
+    if plan.cards and not plan.unplaced:
+        said = "It fits." if len(plan.models) == 1 else "All of them fit."
+        lines += ["", *_hanging(pen, said, "good")]
+    notes = [f"{need.name}: {note}" for need in plan.models for note in need.notes]
+    lines += ["", *(line for note in notes for line in _hanging(pen, note, "dim"))] if notes else []
+    return "\n".join(lines) + "\n"
+
+
+def _hanging(pen: Pen, text: str, style: str, lead: str = "") -> list[str]:
+    return pen.hanging(pen.text(text, style), indent=1, width=min(pen.width, _WIDEST), lead=lead)
+
+
+def _models(pen: Pen, plan: Plan) -> list[str]:
+    needs = plan.models
+
+    def column(title: str, write: Callable[[ModelNeed], str], *, right: bool = True, rank: int = 0) -> Column:
+        return Column(title=title, right=right, rank=rank, items=[pen.text(write(need)) for need in needs])
+
+    columns = [
+        Column(title="Model", name=True, items=[pen.name(words.short_model(need.name), "strong") for need in needs]),
+        column(
+            "Kind", lambda need: " ".join(filter(None, (need.architecture, need.quantization))), right=False, rank=7
+        ),
+        column("Context", lambda need: str(need.context_length), rank=3),
+        column("Slots", lambda need: str(need.parallel), rank=3),
+        column("KV", lambda need: need.kv_type, right=False, rank=6),
+        column("Weights", lambda need: words.size(need.weights_bytes), rank=1),
+        column("Cache", lambda need: words.size(need.kv_bytes), rank=1),
+        column("Compute", lambda need: words.size(need.compute_bytes), rank=4),
+        column("Other", lambda need: words.size(need.projector_bytes + need.overhead_bytes), rank=5),
+        Column(title="Total", right=True, items=[_total(pen, need) for need in needs]),
+    ]
+    if plan.cards:
+        columns.append(Column(title="Fits on", rank=2, items=[_fits(pen, plan, need) for need in needs]))
+    return flat_table(pen, columns)[0]
+
+
+def _total(pen: Pen, need: ModelNeed) -> Spans:
+    bound = "at most " if need.source == "bound" else ""
+    return pen.text(f"{bound}{words.size(need.total_bytes)}", "wait" if bound else "strong")
+
+
+def _fits(pen: Pen, plan: Plan, need: ModelNeed) -> Spans:
+    fitting = [card for card in plan.cards if card.room_bytes >= need.least_bytes]
+    if not fitting:
+        return pen.text("no card", "bad")
+    if len(fitting) == len(plan.cards) > 1:
+        return pen.text("every card", "good")
+    return pen.text("GPU " + ", ".join(card.mark for card in fitting), "good")
+
+
+def _cards(pen: Pen, plan: Plan) -> list[str]:
+    bar = bar_width(pen.width)
+    free = [pen.text(words.size(card.headroom_bytes)) for card in plan.cards]
+    columns = [
+        Column(title="GPU", right=True, items=[pen.text(card.mark, "strong") for card in plan.cards]),
+        Column(title="Name", rank=2, items=[pen.name(words.gpu_name(card.name)) for card in plan.cards]),
+        Column(title="", items=[_bar(pen, plan, card, bar) for card in plan.cards]),
+        Column(title="Planned", right=True, items=[_planned(pen, plan, card) for card in plan.cards]),
+        Column(title="Kept free", right=True, rank=1, items=free),
+    ]
+    return flat_table(
+        pen, columns if bar else columns[:2] + columns[3:], details=[_held(pen, plan, card) for card in plan.cards]
+    )[0]
+
+
+def _held(pen: Pen, plan: Plan, card: PlanCard) -> list[str]:
+    """Say what goes on a card."""
+    held = [placed for placed in plan.placement if placed.uuid == card.uuid]
+    text = ", ".join(f"{words.short_model(placed.model)} {format_size(placed.size_bytes)}" for placed in held)
+    return pen.hanging(pen.text(text), indent=4, width=min(pen.width, _WIDEST), lead="└ ") if held else []
+
+
+def _bar(pen: Pen, plan: Plan, card: PlanCard, width: int) -> Spans:
+    return pen.bar(plan.planned_bytes(card.uuid) / card.total_bytes if card.total_bytes else 0.0, width)
+
+
+def _planned(pen: Pen, plan: Plan, card: PlanCard) -> Spans:
+    return pen.text(f"{format_gib(plan.planned_bytes(card.uuid))}/{format_gib(card.total_bytes)} GiB")
+
+
+def _unplaced(pen: Pen, one: Unplaced) -> list[str]:
+    lines = _hanging(pen, f"{one.model} has no card: {one.reason}.", "bad")
+    if one.remedies:
+        lines += _hanging(pen, "It would fit", "")
+        for remedy in one.remedies:
+            lines += pen.hanging(_change(pen, remedy), indent=3, width=min(pen.width, _WIDEST), lead="· ")
+    return lines
+
+
+def _change(pen: Pen, remedy: Remedy) -> Spans:
+    said, key = _CHANGES[remedy.what]
+    return (
+        *pen.text(said.format(remedy.value)),
+        *pen.text(f" ({key.format(remedy.value)})".replace("'", '"'), "key"),
+        *pen.text(f": {format_size(remedy.total_bytes)}"),
+    )
