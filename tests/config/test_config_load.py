@@ -260,7 +260,7 @@ def test_the_examples_of_the_reference_are_valid() -> None:
         ('env = { OLLAMA_ORIGINS = "http://*.example.org" }', None),
         ('env = { OLLAMA_ORIGINS = "http://example.*" }', None),
         ('env = { LLAMA_API_KEY = "hush" }', "LLAMA_API_KEY"),
-        ('preload = ["a", "b"]\nmax_loaded_models = 1', "push each other out"),
+        ('preload = ["a", "b"]\nmax_loaded_models = 1', "no more than 1 of them"),
         ("enabled = false", "nothing to run"),
         ('enabled = false\nhost = "0.0.0.0"', "nothing to run"),
     ],
