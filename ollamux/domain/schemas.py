@@ -3,3 +3,4 @@
 STATUS_SCHEMA = "ollamux.status/1"
 EVENT_SCHEMA = "ollamux.event/1"
 DOCTOR_SCHEMA = "ollamux.doctor/1"
+MODELS_SCHEMA = "ollamux.models/1"
