@@ -86,9 +86,9 @@ class Preload:
         if unit.state.phase is Phase.READY and any(
             same_model(pin.name, model.name) and model.expires_at is None for model in unit.models
         ):
-            self._unpin(unit, pin)
+            self._unpin(unit, pin, loading.GENERATE)
 
-    def _unpin(self, unit: Unit, pin: PinSpec) -> None:
+    def _unpin(self, unit: Unit, pin: PinSpec, target: str) -> None:
         """A request without a prompt, loaded as it is and with a time to live: the pin ends as if a client had."""
         name = pin.name
         body = loading.load(
@@ -97,6 +97,9 @@ class Preload:
 
         def done(answer: Answer) -> None:
             unit.requests.pop(f"unpin {name}", None)
+            if loading.only_embeds(answer.status, answer.body) and target == loading.GENERATE:
+                self._unpin(unit, pin, loading.EMBED)
+                return
             why = answer.error or loading.error_of(answer.status, answer.body)
             told = "is no longer kept" if answer.status == 200 else f"is still kept: {why}"
             self._core.note(unit, f"{safe_text(name)} {told}")
@@ -105,7 +108,7 @@ class Preload:
         unit.requests[f"unpin {name}"] = Request(
             self._core.loop,
             (probe_host(unit.spec.host), unit.spec.port),
-            loading.GENERATE,
+            target,
             timeout_s=UNPIN_TIMEOUT_S,
             done=done,
             body=body,
@@ -194,6 +197,8 @@ class Preload:
         else:
             unit.pin_states[pin.name] = pins.failed(state, now, loaded.why, missing=loaded.missing)
             told = f"{name} could not be loaded: {loaded.why}"
+            if loaded.missing and unit.spec.pull is Pull.NEVER:
+                told += f'; ollamux pull {name} fetches it, pull = "missing" in the configuration does so by itself'
         if loaded.why is None or loaded.why != state.failed:
             self._core.note(unit, told)
         if loaded.missing and unit.spec.pull is Pull.MISSING:
