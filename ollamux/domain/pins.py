@@ -18,6 +18,8 @@ from ollamux.domain.text import same_model
 CAP_S = 600.0
 """The longest wait between two attempts, and how long a pin must last for earlier trouble to be forgotten."""
 SLACK_S = 2.0
+FRESH_S = 2.0
+"""A look so soon after a load shows what the load gave: its context is cut to what the model was trained for."""
 FITS_SHARE = 0.8
 """A server loads beside others what it predicts to take no more than this share of the free memory (sched.go:1102)."""
 
@@ -71,7 +73,7 @@ class Look:
     """One answer of `/api/ps`.
 
     `limit` is how many models the server loads at most; `free_bytes` what is free on its cards, None where it has none;
-    `quiet` whether no runner was at work for a while.
+    `quiet` whether no runner was at work for a while; `default_context` is that of a request which asks for none.
     """
 
     models: tuple[Seen, ...]
@@ -79,6 +81,7 @@ class Look:
     free_bytes: int | None
     quiet: bool
     wall: float
+    default_context: int
 
     def find(self, name: str) -> Seen | None:
         """Return a model by its name."""
@@ -94,21 +97,32 @@ def need(pin: PinSpec, state: PinState, look: Look) -> Need:
         return Need.NOTHING if over and not for_ever else Need.LOAD
     if not for_ever:
         return Need.LOAD if state.tried_at is None else Need.NOTHING
-    if not _as_loaded(pin, state, seen):
-        return Need.RELOAD
-    return Need.NOTHING if seen.expires_at is None and state.tried_at is not None else Need.RENEWAL
+    if not _as_loaded(pin, state, seen, look):
+        # Before it was asked for: of a model that an earlier supervisor pinned, the trained context was the limit.
+        inherited = state.tried_at is None and seen.expires_at is None and _within(pin, seen, look)
+        return Need.NOTHING if inherited else Need.RELOAD
+    known = state.tried_at is not None or state.kept_since is not None
+    return Need.NOTHING if seen.expires_at is None and known else Need.RENEWAL
 
 
-def _as_loaded(pin: PinSpec, state: PinState, seen: Seen) -> bool:
+def _as_loaded(pin: PinSpec, state: PinState, seen: Seen, look: Look) -> bool:
     if state.context is None:
-        return pin.num_ctx in (None, seen.context) or seen.context is None
+        return seen.context in (None, pin.num_ctx or look.default_context)
     other_runner = state.runner is not None and seen.runner is not None and seen.runner != state.runner
     return state.context == seen.context and not other_runner
+
+
+def _within(pin: PinSpec, seen: Seen, look: Look) -> bool:
+    """Whether a context can be what came of ours: a model is loaded with no more than it was trained for."""
+    return seen.context is not None and seen.context <= (pin.num_ctx or look.default_context)
 
 
 def looked(pin: PinSpec, state: PinState, look: Look, now: float) -> PinState:
     """Take in a look: what is kept, and how; a pin that has just been lost counts as trouble."""
     seen = look.find(pin.name)
+    fresh = state.tried_at is not None and now - state.tried_at < FRESH_S and state.failed is None
+    if fresh and state.context is None and seen is not None and seen.alive and _within(pin, seen, look):
+        state = replace(state, context=seen.context, runner=seen.runner, kept_once=True)
     if need(pin, state, look) is Need.NOTHING:
         if seen is None:
             return replace(state, kept_since=None, failed=None, waits=None)
@@ -145,17 +159,13 @@ def obstacle(pin: PinSpec, pins: tuple[PinSpec, ...], state: PinState, look: Loo
     if len(others) >= look.limit:
         if not any(seen.expires_at is not None for seen in foreign):
             names = ", ".join(seen.name for seen in others)
-            return (
-                f"there is no room: no more than {look.limit} may be loaded (max_loaded_models), and {names} are kept"
-            )
-        return (
-            None if look.quiet else f"{foreign[0].name} has its place, and may be in use; it is loaded once that idles"
-        )
+            return f"no more than {look.limit} may be loaded (max_loaded_models), and {names} stay"
+        return None if look.quiet else f"{foreign[0].name} has its place, and may be in use; it is back once that idles"
     if not foreign or look.quiet or look.free_bytes is None:
         return None
     if state.size_bytes is not None and state.size_bytes <= FITS_SHARE * look.free_bytes:
         return None
-    return f"its memory may be {foreign[0].name}'s, which may be in use; it is loaded once that idles"
+    return f"{foreign[0].name} may have its memory, and be in use; it is back once that idles"
 
 
 def choose(

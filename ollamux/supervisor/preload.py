@@ -175,6 +175,7 @@ class Preload:
             free_bytes=free_bytes(self._gpus, unit) if cards else None,
             quiet=quiet,
             wall=wall(),
+            default_context=unit.spec.context_length,
         )
 
     def _ask(self, unit: Unit, pin: PinSpec, look: Look, now: float) -> None:
