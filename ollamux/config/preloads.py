@@ -8,7 +8,7 @@ from typing import Any
 from ollamux.config import rules, words
 from ollamux.config.rules import Rule, Wrong, did_you_mean, kind
 from ollamux.domain.spec import LoadOptions, PinSpec
-from ollamux.domain.text import same_model
+from ollamux.domain.text import safe_text, same_model
 
 CONTEXT = rules.integer(256, 16_777_216)
 _OPTIONS: Mapping[str, Rule] = {
@@ -71,7 +71,7 @@ def _table(value: object, known: Mapping[str, Rule], what: str, unknown: Callabl
     wrong: list[Wrong] = []
     for name, each in value.items():
         if name not in known:
-            wrong.append(Wrong(f"{what}: unknown key {name}", unknown(name)))
+            wrong.append(Wrong(f"{what}: unknown key {safe_text(name, limit=40)}", unknown(name)))
             continue
         try:
             found[name] = known[name].check(each)
