@@ -19,9 +19,12 @@ from ollamux.ollama.store import all_manifests, store_path
 from ollamux.render.errors import error_text
 from ollamux.render.models import models_table
 from ollamux.system.clock import rfc3339, wall
+from ollamux.system.patience import patiently
 from ollamux.system.places import home
 
 _FORMS = ("table", "json")
+STORE_PATIENCE_S = 20.0
+"""A store may be slow, but one that does not answer holds nobody up."""
 
 
 def ls(*, output: str, config: str | None, simulated: bool) -> int:
@@ -60,7 +63,7 @@ def ls(*, output: str, config: str | None, simulated: bool) -> int:
             )
         )
         for path in (path for path, models in stores.items() if models is None):
-            screen.say(f"the store {safe_text(path)} cannot be read by this user: only what is loaded is shown\n", fd=2)
+            screen.say(f"the store {safe_text(path)} cannot be read: only what is loaded is shown\n", fd=2)
         if gone is not None:
             screen.say(error_text(gone), fd=2)
     if gone is not None:
@@ -70,12 +73,15 @@ def ls(*, output: str, config: str | None, simulated: bool) -> int:
 
 def _read(path: str) -> list[Stored] | None:
     """Return what is in a store, None where it cannot be read; one that is not there yet is empty."""
-    store = Path(path)
     try:
-        if not store.exists():
-            return []
-    except OSError:
+        return patiently(f"the store {path}", lambda: _stored(Path(path)), limit_s=STORE_PATIENCE_S)
+    except (OSError, TimeoutError):
         return None
+
+
+def _stored(store: Path) -> list[Stored] | None:
+    if not store.exists():
+        return []
     if not os.access(store, os.R_OK | os.X_OK):
         return None
     manifests = store / "manifests"

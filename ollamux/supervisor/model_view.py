@@ -25,6 +25,7 @@ def models_view(core: Core, pulls: Pulls) -> dict[str, Any]:
                 "store": pull.store,
                 "name": pull.name,
                 "through": None if pull.through is None else pull.through.name,
+                "waiting": len(pull.waiting),
                 "status": pull.stream.status if pull.request is not None else "waiting",
                 "completed_bytes": pull.stream.completed_bytes,
                 "total_bytes": pull.stream.total_bytes,

@@ -5,7 +5,7 @@ Looks come with the answers of `/api/ps`. A pin by hand is an intent: it is in t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -13,8 +13,9 @@ from ollamux.domain import canary, pins
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.pins import Look, Need, PinState, Seen
-from ollamux.domain.spec import PinSpec, Pull
+from ollamux.domain.spec import Pinning, PinSpec, Pull
 from ollamux.domain.text import format_duration, safe_text, same_model
+from ollamux.gpu.model import Gpu
 from ollamux.ollama import loading
 from ollamux.supervisor import family
 from ollamux.supervisor.checks import Checks
@@ -105,14 +106,17 @@ class Preload:
             self._core.note(unit, f"{safe_text(name)} {told}")
             self._checks.ask_scheduler(unit)
 
-        unit.requests[f"unpin {name}"] = Request(
-            self._core.loop,
-            (probe_host(unit.spec.host), unit.spec.port),
-            target,
-            timeout_s=UNPIN_TIMEOUT_S,
-            done=done,
-            body=body,
-        )
+        try:
+            unit.requests[f"unpin {name}"] = Request(
+                self._core.loop,
+                (probe_host(unit.spec.host), unit.spec.port),
+                target,
+                timeout_s=UNPIN_TIMEOUT_S,
+                done=done,
+                body=body,
+            )
+        except OSError as error:  # no descriptor left to ask with
+            self._core.note(unit, f"{safe_text(name)} is still kept: {error.strerror}")
 
     def _look(self, unit: Unit) -> None:
         wanted, now = unit.pins, monotonic()
@@ -158,7 +162,9 @@ class Preload:
 
     def look_at(self, unit: Unit, *, quiet: bool) -> Look:
         """Return what is known of an instance, as the rules want it."""
-        cards = self._gpus.current(unit.gpus)
+        cards: Sequence[Gpu] = self._gpus.current(unit.gpus)
+        if unit.spec.pinning is Pinning.ANY and self._gpus.inventory is not None:
+            cards = self._gpus.inventory.gpus
         return Look(
             models=tuple(
                 Seen(
@@ -172,7 +178,7 @@ class Preload:
                 for model in unit.models
             ),
             limit=unit.spec.max_loaded_models or FEWEST_MODELS * max(1, len(cards)),
-            free_bytes=free_bytes(self._gpus, unit) if cards else None,
+            free_bytes=free_of(cards),
             quiet=quiet,
             wall=wall(),
             default_context=unit.spec.context_length,
@@ -237,8 +243,8 @@ def _kept(pin: PinSpec) -> str:
     return " and kept" if pin.keep_alive_s < 0 else f", for {format_duration(pin.keep_alive_s)} after its last use"
 
 
-def free_bytes(gpus: Gpus, unit: Unit) -> int | None:
-    """Return what is free on the cards of an instance, None where that is not known."""
-    cards = [(gpu.memory_total_bytes, gpu.memory_used_bytes) for gpu in gpus.current(unit.gpus)]
-    known = [total - used for total, used in cards if total is not None and used is not None]
-    return sum(known) if known and len(known) == len(cards) else None
+def free_of(cards: Sequence[Gpu]) -> int | None:
+    """Return what is free on cards, None where there are none or it is not known."""
+    sizes = [(gpu.memory_total_bytes, gpu.memory_used_bytes) for gpu in cards]
+    known = [total - used for total, used in sizes if total is not None and used is not None]
+    return sum(known) if known and len(known) == len(sizes) else None

@@ -97,11 +97,14 @@ class Unloads:
             failed = answer.error or (None if answer.status == 200 else loading.error_of(answer.status, answer.body))
             answered(failed)
 
-        Request(
-            self._core.loop,
-            (probe_host(unit.spec.host), unit.spec.port),
-            loading.GENERATE,
-            timeout_s=UNLOAD_TIMEOUT_S,
-            done=done,
-            body=loading.unload(name),
-        )
+        try:
+            Request(
+                self._core.loop,
+                (probe_host(unit.spec.host), unit.spec.port),
+                loading.GENERATE,
+                timeout_s=UNLOAD_TIMEOUT_S,
+                done=done,
+                body=loading.unload(name),
+            )
+        except OSError as error:  # no descriptor left to ask with
+            answered(error.strerror or "it cannot be asked")

@@ -8,12 +8,12 @@ from typing import Any
 
 from ollamux.domain.errors import NotFoundError, RefusedError, UsageError
 from ollamux.domain.phases import Phase
-from ollamux.domain.text import format_gib, safe_text
-from ollamux.ollama.store import find_manifest
+from ollamux.domain.text import format_gib, safe_text, same_model
+from ollamux.ollama.store import all_manifests, find_manifest
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.model_words import is_loaded, must_be_ready
-from ollamux.supervisor.preload import free_bytes
+from ollamux.supervisor.preload import free_of
 from ollamux.supervisor.pulls import Pulls
 from ollamux.supervisor.selecting import select
 from ollamux.supervisor.unit import Unit
@@ -56,7 +56,7 @@ class Where:
         having = [unit for unit in ready if self.has(unit, name) is not False]
         if not having:
             self.must_have(ready[0], name)
-        frees = {unit.name: free_bytes(self._gpus, unit) if unit.gpus else None for unit in having}
+        frees = {unit.name: free_of(self._gpus.current(unit.gpus)) for unit in having}
         best = max(having, key=lambda unit: (frees[unit.name] or -1, -len(unit.models)))
         free = frees[best.name]
         if len(having) == 1:
@@ -73,7 +73,9 @@ class Where:
         def look() -> bool | None:
             if not os.access(store / "manifests", os.R_OK | os.X_OK):
                 return None if store.exists() else False
-            return find_manifest(store, name) is not None
+            if find_manifest(store, name) is not None:
+                return True
+            return any(same_model(one.name, name) for one in all_manifests(store))  # ollama does not mind the case
 
         try:
             return patiently(f"the store {store}", look, at=(str(store),))

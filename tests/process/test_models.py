@@ -256,10 +256,10 @@ def test_ctrl_c_stops_a_pull_unless_somebody_else_waits_for_it(box: Box, models:
     box.up(haste=HASTY)
     first, second = box.popen("pull", "m"), box.popen("pull", "m")
     wait_for(lambda: models.pulls("one"))
-    wait_for(lambda: len(box.ask("models")["models"]["pulls"]) == 1)
+    wait_for(lambda: [pull["waiting"] for pull in box.ask("models")["models"]["pulls"]] == [2])
     first.send_signal(signal.SIGINT)
     assert first.wait() == 130
-    assert len(box.ask("models")["models"]["pulls"]) == 1
+    wait_for(lambda: [pull["waiting"] for pull in box.ask("models")["models"]["pulls"]] == [1])
     second.send_signal(signal.SIGINT)
     assert second.wait() == 130
     wait_for(lambda: models.pulls("one") == ["begins m:latest", "cancelled m:latest"])
@@ -278,6 +278,27 @@ def test_a_pull_goes_on_through_another_instance_where_its_own_dies(box: Box, mo
     (outcome,) = answer_on(waiting)["outcomes"]
     assert outcome["exit"] == 0 and "through two" in outcome["words"], outcome
     assert models.pulls("two") == ["begins m:latest", "ends m:latest"]
+
+
+def test_a_pull_goes_on_over_an_upgrade(box: Box, models: Models) -> None:
+    gate = box.root / "gate"
+    box.config("one")
+    box.set("one", "pull-gate", gate)
+    box.up(haste=HASTY)
+    waiting = box.send({"cmd": "pull", "models": ["m"]})
+    wait_for(lambda: models.pulls("one"))
+    assert box.ollamux("upgrade").returncode == 0
+    gate.touch()
+    (outcome,) = answer_on(waiting)["outcomes"]
+    assert outcome["exit"] == 0
+    assert models.listed()["models"]["m:latest"]["installed"] is True
+
+
+def test_names_are_taken_without_regard_to_case(box: Box, models: Models) -> None:
+    models.put("m")
+    box.config("one")
+    box.up(haste=HASTY)
+    assert box.ask("load", model="M", wait=False)["exit"] == 0
 
 
 def test_the_list_tells_everything_and_fits_its_schema(box: Box, models: Models) -> None:
