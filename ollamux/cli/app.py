@@ -11,6 +11,7 @@ from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.config_words import config_app
 from ollamux.cli.look_words import doctor, events, logs, plan, status, top
+from ollamux.cli.model_words import models_app, pull
 from ollamux.cli.offers import Plain, fault_names, instance_names
 from ollamux.cli.service_words import service_app
 from ollamux.cli.words_shared import EXIT_CODES, Config, Names, Quiet, Simulated
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.add_typer(config_app, name="config", epilog=EXIT_CODES)
+app.add_typer(models_app, name="models", epilog=EXIT_CODES)
 app.add_typer(service_app, name="service", epilog=EXIT_CODES)
 
 Timeout = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait, as 90s or 10m.")]
@@ -200,6 +202,7 @@ def reload(
     return reload(dry_run=dry_run, wait=not no_wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
+app.command(epilog=EXIT_CODES, cls=Plain)(pull)
 for _command in (status, top, logs, events, doctor, plan):
     app.command(epilog=EXIT_CODES)(_command)
 

@@ -31,7 +31,7 @@ def _planned(name: str, config: str | None) -> dict[str, str]:
     from ollamux.cli.hardware import read_gpus
     from ollamux.gpu.resolve import resolve
     from ollamux.ollama.env import child_env
-    from ollamux.supervisor.requests import unknown_instance
+    from ollamux.supervisor.selecting import unknown_instance
 
     fleet = load(config)[2]
     spec = fleet.instance(name)
@@ -51,7 +51,7 @@ def execute(name: str, command: Sequence[str], *, simulated: bool) -> int:
     status = reply["status"]
     instance = next((one for one in status["instances"] if one["name"] == name), None)
     if instance is None:
-        from ollamux.supervisor.requests import unknown_instance
+        from ollamux.supervisor.selecting import unknown_instance
 
         raise unknown_instance(name, [one["name"] for one in status["instances"]])
     env = dict(os.environ)

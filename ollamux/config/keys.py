@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from ollamux.domain.spec import InstanceSpec
+from ollamux.domain.spec import InstanceSpec, PinSpec
 from ollamux.domain.text import exact_duration, exact_size
 
 FOR_EVER = -1
@@ -44,7 +44,19 @@ def written(field: str, value: object) -> Any:
         return exact_size(value)
     if field == "env" and isinstance(value, tuple):
         return dict(value)
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, PinSpec) and value == PinSpec(name=value.name):
+        return value.name
+    if is_dataclass(value):
+        return {
+            key_of(each.name): written(each.name, said)
+            for each in fields(value)
+            if _is_said(each, said := getattr(value, each.name))
+        }
+    return [written("", each) for each in value] if isinstance(value, tuple) else value
+
+
+def _is_said(field: Field[Any], value: object) -> bool:
+    return value != (field.default_factory() if field.default_factory is not MISSING else field.default)
 
 
 def gpus_of(spec: InstanceSpec) -> object:

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from ollamux.config import rules, words
+from ollamux.config import preloads, rules, words
 from ollamux.config.keys import default_of, key_of, written
 from ollamux.config.refs import GPU_RULE, GPUS_SCHEMA, gpu_list, parse_ref
 from ollamux.config.rules import Rule, Wrong
@@ -33,6 +33,8 @@ from ollamux.domain.spec import (
     InstanceSpec,
     OnDeath,
     OnFault,
+    PinSpec,
+    Pull,
     RestartPolicy,
     RestartSpec,
     SupervisorSpec,
@@ -70,6 +72,9 @@ Gpus = Annotated[tuple[Gpu, ...], WrapValidator(gpu_list), _Drawn(GPUS_SCHEMA)]
 Env = Annotated[
     dict[Annotated[str, _By(words.VARIABLE)], Annotated[str, _By(words.CONTENT)]],
     _Drawn({**words.ENV_SCHEMA, "$comment": "table of variables, each value in quotes"}),
+]
+Preload = Annotated[
+    tuple[Annotated[PinSpec, _By(preloads.ENTRY)], ...], WrapValidator(preloads.pins), _Drawn(preloads.LIST_SCHEMA)
 ]
 Flag = Annotated[bool, _By(rules.BOOLEAN)]
 Time = Annotated[float, _By(rules.duration())]
@@ -224,8 +229,9 @@ class DefaultsTable(_Table):
     cache_ram_bytes: Annotated[int, _By(rules.size(1024**2, zero="no cache"))] = _key(
         InstanceSpec, "cache_ram_bytes", "Host memory that each runner may use to cache prompts."
     )
-    preload: tuple[Annotated[str, _By(words.MODEL)], ...] = _key(
-        InstanceSpec, "preload", "Models to load at start and to keep loaded."
+    preload: Preload = _key(InstanceSpec, "preload", "Models to load at start and to keep loaded.")
+    pull: Annotated[Pull, _By(rules.choice(Pull))] = _key(
+        InstanceSpec, "pull", 'Models to keep that are not in the store: "missing" fetches them.'
     )
     env: Env = Field(
         default_factory=dict,

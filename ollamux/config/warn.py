@@ -44,7 +44,7 @@ def _of(spec: InstanceSpec) -> list[str]:
     if spec.max_loaded_models is not None and len(spec.preload) > spec.max_loaded_models:
         told.append(
             f"preload names {len(spec.preload)} models, but max_loaded_models is {spec.max_loaded_models}: "
-            "they would push each other out"
+            f"no more than {spec.max_loaded_models} of them can be kept, the first ones"
         )
     return told
 

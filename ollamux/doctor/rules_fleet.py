@@ -141,7 +141,11 @@ def _slow_models(
     facts: Facts, name: str, kind: str, is_slow: Callable[[tuple[int, int]], bool], where: str
 ) -> Iterable[Finding]:
     for spec in facts.enabled:
-        asked = dict.fromkeys(model for model in (*spec.preload, *spec.canary.models) if model.lower().endswith(kind))
+        asked = dict.fromkeys(
+            model
+            for model in (*(pin.name for pin in spec.preload), *spec.canary.models)
+            if model.lower().endswith(kind)
+        )
         slow = [gpu for gpu in facts.gpus_of(spec) if (at := capability(gpu)) is not None and is_slow(at)]
         for model in asked if slow else ():
             yield Finding(
@@ -180,7 +184,7 @@ def preload_crowded(facts: Facts) -> Iterable[Finding]:
                 id="preload-crowded",
                 severity=Severity.WARNING,
                 title=f"{spec.name}: {count} models are to be kept loaded, {most} may be",
-                evidence="They push each other out, and each of them loads again and again.",
+                evidence="The first ones are kept; the others wait until there is room, which is never.",
                 fix=f"set max_loaded_models = {count} in {facts.file}; then: ollamux reload",
                 is_command=False,
             )

@@ -8,7 +8,7 @@ from enum import Enum
 
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 
-LIVE_FIELDS = frozenset({"health", "restart", "on", "canary", "preload", "enabled", "share_gpu", "allow_lan"})
+LIVE_FIELDS = frozenset({"health", "restart", "on", "canary", "preload", "pull", "enabled", "share_gpu", "allow_lan"})
 """What may change under a running server; everything else it was started with."""
 _GROUPS = frozenset({"health", "restart", "on", "canary"})
 

@@ -32,6 +32,13 @@ class OnDeath(Enum):
     STOP = "stop"
 
 
+class Pull(Enum):
+    """Whether a model that is to be kept, and is not in the store, is fetched."""
+
+    NEVER = "never"
+    MISSING = "missing"
+
+
 class Pinning(Enum):
     """Which devices an instance may use."""
 
@@ -111,6 +118,27 @@ class CanarySpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """The options, beside the context, by which ollama loads a model anew where a request has others (0.32.15)."""
+
+    num_batch: int | None = None
+    num_gpu: int | None = None
+    main_gpu: int | None = None
+    num_thread: int | None = None
+    use_mmap: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinSpec:
+    """A model to load, and how. `keep_alive_s` is how long without a request, negative for ever."""
+
+    name: str
+    num_ctx: int | None = None
+    keep_alive_s: float | None = -1.0
+    options: LoadOptions = LoadOptions()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """One supervised `ollama serve`.
 
@@ -125,7 +153,8 @@ class InstanceSpec:
     enabled: bool = True
     share_gpu: bool = False
     allow_lan: bool = False
-    preload: tuple[str, ...] = ()
+    preload: tuple[PinSpec, ...] = ()
+    pull: Pull = Pull.NEVER
     ollama: str = "ollama"
     host: str = "127.0.0.1"
     store: str | None = None

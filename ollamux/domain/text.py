@@ -98,6 +98,17 @@ def format_size(size: int) -> str:
     return f"{value:.1f} GiB"
 
 
+def full_name(name: str) -> str:
+    """Return a model's name with its tag: `x` and `x:latest` are one."""
+    last = name.rpartition("/")[2]
+    return name if ":" in last else f"{name}:latest"
+
+
+def same_model(one: str, other: str) -> bool:
+    """Say whether two names mean one model. Ollama takes names without regard to case."""
+    return full_name(one).lower() == full_name(other).lower()
+
+
 _BIDI_AND_INVISIBLE = frozenset({
     *(0x00AD, 0x034F, 0x061C, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x3164, 0xFEFF, 0xFFA0),
     *range(0x180B, 0x1810),

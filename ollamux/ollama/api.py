@@ -70,17 +70,6 @@ def spilled(model: LoadedModel) -> int:
     return max(model.size_bytes - model.size_vram_bytes, 0)
 
 
-def full_name(name: str) -> str:
-    """Return a model's name with its tag: `x` and `x:latest` are one."""
-    last = name.rpartition("/")[2]
-    return name if ":" in last else f"{name}:latest"
-
-
-def same_model(one: str, other: str) -> bool:
-    """Say whether two names mean one model. Ollama takes names without regard to case."""
-    return full_name(one).lower() == full_name(other).lower()
-
-
 def _object(body: bytes) -> dict[str, Any]:
     if len(body) > LONGEST_BODY:
         raise BadAnswerError("the answer is too long")

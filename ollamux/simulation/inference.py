@@ -214,6 +214,8 @@ def embed_texts(
     options = options_of(app, manifest, row.get("options"))
     with loaded(app, request, manifest, options, keep_alive_of(row)) as entry:
         load_ns = time.monotonic_ns() - begun
+        if not texts:
+            return [], 0, load_ns
         tokens = [count_tokens(text) for text in texts]
         if row.get("truncate") is False and any(count > entry.context for count in tokens):
             raise ApiError(400, LONG)

@@ -176,11 +176,14 @@ def embed(app: App, request: Request) -> None:
     begun = time.monotonic_ns()
     row = body_of(request, "EmbedRequest")
     given = row.get("input")
-    texts = [given] if isinstance(given, str) else given
-    if texts is None or not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+    texts = [given] if isinstance(given, str) and given else given or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ApiError(400, "invalid input type")
     model = str(row.get("model") or "")
     vectors, tokens, load_ns = embed_texts(app, request, find(app.store, model), texts, row)
+    if not texts:  # loaded, and nothing else
+        request.answer(200, to_json({"model": model, "embeddings": []}), JSON)
+        return
     body = {"model": model, "embeddings": vectors, "total_duration": time.monotonic_ns() - begun}
     request.answer(200, to_json({**body, "load_duration": load_ns, "prompt_eval_count": tokens}), JSON)
 

@@ -16,9 +16,9 @@ from ollamux.domain.health import Complaint, Effort
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.snapshot import CanaryView
-from ollamux.domain.text import format_duration, safe_text
+from ollamux.domain.text import format_duration, safe_text, same_model
 from ollamux.ollama import canary as ollama
-from ollamux.ollama.api import LoadedModel, same_model
+from ollamux.ollama.api import LoadedModel
 from ollamux.ollama.canary import Facts, Told
 from ollamux.supervisor import family, http
 from ollamux.supervisor.checks import Checks

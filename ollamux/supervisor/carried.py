@@ -18,7 +18,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from ollamux.domain.canary import Canary
 from ollamux.domain.health import Health
 from ollamux.domain.instance import Instance
+from ollamux.domain.pins import PinState
 from ollamux.domain.snapshot import CanaryView
+from ollamux.domain.spec import PinSpec
 from ollamux.domain.tally import Tally
 from ollamux.gpu.freed import Claim
 from ollamux.ollama.api import LoadedModel
@@ -92,9 +94,9 @@ class CarriedUnit:
     degraded: dict[str, str] = field(default_factory=dict)
     incidents: tuple[str, ...] = ()
     asked_incidents: tuple[str, ...] = ()
-    preload_failed: dict[str, str] = field(default_factory=dict)
-    preloaded_at: float = 0.0
-    preloading: bool = False
+    hand_pins: tuple[PinSpec, ...] = ()
+    pin_states: dict[str, PinState] = field(default_factory=dict)
+    loads: tuple[PinSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ollamux import __version__
 from ollamux.domain.phases import Phase
+from ollamux.domain.pins import PinState
 from ollamux.gpu.model import Gpu
 from ollamux.ollama.judge import Proof
 from ollamux.ollama.log import LogReader
@@ -62,10 +63,16 @@ def _carried(unit: Unit, vram: Vram) -> CarriedUnit:
         degraded=unit.degraded,
         incidents=tuple(sorted(unit.incidents)),
         asked_incidents=tuple(sorted(unit.asked_incidents)),
-        preload_failed=unit.preload_failed,
-        preloaded_at=unit.preloaded_at,
-        preloading="preload" in unit.requests,
+        hand_pins=unit.hand_pins,
+        pin_states=_pin_states(unit),
+        loads=tuple(load.pin for load in unit.loads if load.unattended),
     )
+
+
+def _pin_states(unit: Unit) -> dict[str, PinState]:
+    """Return what became of pins, but of those being loaded or fetched: their requests end with us, and begin anew."""
+    loading = {load.pin.name for load in unit.loads}
+    return {name: state for name, state in unit.pin_states.items() if name not in loading and not state.missing}
 
 
 def handover(
@@ -133,7 +140,7 @@ def _go_on(unit: Unit, carried: CarriedUnit, core: Core, gpus: Gpus, effects: Ef
     unit.gpus = tuple(gpus.current(Gpu(uuid=uuid) for uuid in carried.gpus))
     unit.degraded = carried.degraded
     unit.incidents, unit.asked_incidents = set(carried.incidents), set(carried.asked_incidents)
-    unit.preload_failed, unit.preloaded_at = carried.preload_failed, carried.preloaded_at
+    unit.hand_pins, unit.pin_states = carried.hand_pins, dict(carried.pin_states)
     if carried.read_to is not None:
         # What an instance that is not proven yet has said is read again, from its start; of others only what is new.
         unproven = carried.verdict is None or carried.verdict.proof is Proof.PLANNED

@@ -40,7 +40,7 @@ class Checks:
     def __init__(self, core: Core, devices: Devices, *, home: str) -> None:
         self._core = core
         self._devices = devices
-        self._home = home
+        self.home = home
         self.listeners: list[Callable[[Unit], None]] = []
         core.changed.append(self._on_change)
 
@@ -243,7 +243,7 @@ class Checks:
 
     def _name_of(self, unit: Unit, path: str) -> str:
         """Return the name of the model in a blob where it was seen or is configured, else the blob's own."""
-        for name in (*unit.spec.preload, *unit.spec.canary.models):
+        for name in (*(pin.name for pin in unit.pins), *unit.spec.canary.models):
             self._blob_named(unit, name, None)
         known = next((name for (name, _), blob in unit.blobs.items() if blob is not None and path.endswith(blob)), None)
         return safe_text(known or path.rpartition("/")[2][:19])
@@ -270,7 +270,7 @@ class Checks:
     def _blob_named(self, unit: Unit, name: str, digest: str | None) -> str | None:
         key = (name, digest)
         if key not in unit.blobs:
-            store = store_path(unit.spec.store, self._home)
+            store = store_path(unit.spec.store, self.home)
             try:
                 manifest = patiently(f"the store {store}", lambda: find_manifest(Path(store), name))
             except TimeoutError:

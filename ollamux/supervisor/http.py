@@ -36,7 +36,10 @@ Done = Callable[[Answer], None]
 
 
 class Request:
-    """One request under way. `done` is called exactly once, unless it is cancelled before."""
+    """One request under way. `done` is called exactly once, unless it is cancelled before.
+
+    With `piece` a good answer is not kept but handed on as it comes, and the time starts anew with each piece of it.
+    """
 
     def __init__(
         self,
@@ -47,8 +50,10 @@ class Request:
         timeout_s: float,
         done: Callable[[Answer], None],
         body: bytes | None = None,
+        piece: Callable[[bytes], None] | None = None,
     ) -> None:
         self._loop = loop
+        self._piece = piece
         self._done: Callable[[Answer], None] | None = done
         self._began = monotonic()
         self._connected = False
@@ -110,6 +115,10 @@ class Request:
                     return
                 if isinstance(event, h11.Response):
                     self._status = event.status_code
+                elif isinstance(event, h11.Data) and self._piece is not None and self._status == 200:
+                    self._hand_on(self._piece, bytes(event.data))
+                    if self._done is None:
+                        return
                 elif isinstance(event, h11.Data):
                     self._body += event.data
                     if len(self._body) > LARGEST_BODY:
@@ -127,6 +136,11 @@ class Request:
             self._finish(error="the answer is not HTTP" if self._status is None else "the answer broke off")
         except OSError as error:
             self._finish(error=_plain(error.errno or 0))
+
+    def _hand_on(self, piece: Callable[[bytes], None], data: bytes) -> None:
+        self._timer.cancel()
+        self._timer = self._loop.call_later(self._timeout_s, self._too_late)
+        piece(data)
 
     def _too_late(self) -> None:
         waited = f"{self._timeout_s:g} s"

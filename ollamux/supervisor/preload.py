@@ -1,147 +1,250 @@
-"""Load what the configuration asks for as soon as an instance is ready, and keep it loaded.
+"""Keep loaded what the configuration or a person wants kept. When and how is decided in `domain.pins`; here it is done.
 
-The request has no options: a load with options that clients do not send would only be undone by the first client. Its
-time-out is long, since a server aborts a load whose client goes away.
+Looks come with the answers of `/api/ps`. A pin by hand is an intent: it is in the state file, and lasts until `unpin`.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
+from ollamux.domain import canary, pins
 from ollamux.domain.instance import Instance
-from ollamux.domain.phases import SERVING, Phase
-from ollamux.domain.text import format_duration, safe_text
-from ollamux.ollama.api import same_model
+from ollamux.domain.phases import Phase
+from ollamux.domain.pins import Look, Need, PinState, Seen
+from ollamux.domain.spec import Pinning, PinSpec, Pull
+from ollamux.domain.text import format_duration, safe_text, same_model
+from ollamux.gpu.model import Gpu
+from ollamux.ollama import loading
+from ollamux.supervisor import family
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
+from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.http import Answer, Request, probe_host
-from ollamux.supervisor.unit import Unit
-from ollamux.system.clock import monotonic
+from ollamux.supervisor.loads import Loaded, Loads
+from ollamux.supervisor.pulls import Fetched, Pulls
+from ollamux.supervisor.unit import Unit, Work
+from ollamux.system import procs
+from ollamux.system.clock import monotonic, wall
 
-LOAD_TIMEOUT_S = 1800.0
 UNPIN_TIMEOUT_S = 30.0
 RENEW_AFTER_S = 30.0
-"""A pin is evicted as soon as the server's limit of loaded models is reached, and ended by a client's keep_alive."""
+"""A pin is asked for again after this time at the soonest; the wait doubles while it is lost again and again."""
+QUIET_S = 60.0
+"""A runner that was at work so short a while ago may be in use."""
+FEWEST_MODELS = 3
+"""So many a server loads for each of its cards where nothing else is set (sched.go:226)."""
 
 
 class Preload:
-    """One model after the other, for each instance that became ready."""
+    """The pins of all instances, one model after the other."""
 
-    def __init__(self, core: Core, checks: Checks) -> None:
+    def __init__(self, core: Core, checks: Checks, gpus: Gpus, loads: Loads, pulls: Pulls) -> None:
         self._core = core
         self._checks = checks
+        self._gpus = gpus
+        self._loads = loads
+        self._pulls = pulls
+        self._fetching: dict[tuple[str, str], Callable[[], None]] = {}
         core.changed.append(self._on_change)
-        checks.listeners.append(self._renew)
+        checks.listeners.append(self._look)
+        pulls.fetched.append(self._fetched)
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
-        if unit.state.phase is Phase.READY and before.phase is Phase.STARTING and unit.spec.preload:
-            unit.preload_failed = {}
-            self._begin(unit, unit.spec.preload)
+        if unit.state.phase is Phase.READY and before.phase is Phase.STARTING:
+            unit.pin_states = {}  # they are loaded with the first answer of ps, which is asked for now
+        elif unit.leaving or not unit.wanted:
+            self._stop_fetching(unit)
 
-    def _begin(self, unit: Unit, models: tuple[str, ...]) -> None:
-        unit.preloaded_at = monotonic()
-        self._load(unit, models, "/api/generate")
-
-    def change(self, unit: Unit, before: tuple[str, ...]) -> None:
+    def change(self, unit: Unit, before: tuple[PinSpec, ...]) -> None:
         """Load what is asked for now, and let the server forget in its own time what is not any more."""
-        if unit.state.phase is not Phase.READY:
-            return
-        new = tuple(name for name in unit.spec.preload if name not in before)
-        if new and "preload" not in unit.requests:
-            self._begin(unit, new)
-        for name in set(before) - set(unit.spec.preload):
-            unit.preload_failed.pop(name, None)
-            keeps_all = unit.spec.keep_alive_s is not None and unit.spec.keep_alive_s < 0
-            if not keeps_all and any(
-                same_model(name, model.name) and model.expires_at is None for model in unit.models
-            ):
-                self._unpin(unit, name)
+        for pin in before:
+            if pin not in unit.spec.preload:
+                self._forget(unit, pin.name)
+        for pin in before:
+            self.let_go(unit, pin)
+        if unit.state.phase is Phase.READY:
+            self._checks.ask_scheduler(unit)
 
-    def _unpin(self, unit: Unit, name: str) -> None:
-        """A request without a prompt and with a time to live: what every client sends, so the pin ends as usual."""
-        keep_alive = unit.spec.keep_alive_s
-        body = {"model": name, "keep_alive": "5m" if keep_alive is None else keep_alive}
+    def _forget(self, unit: Unit, name: str) -> None:
+        unit.pin_states.pop(name, None)
+        stop = self._fetching.pop((unit.name, name), None)
+        if stop is not None:
+            stop()
+
+    def _stop_fetching(self, unit: Unit) -> None:
+        for key in [key for key in self._fetching if key[0] == unit.name]:
+            self._fetching.pop(key)()
+
+    def let_go(self, unit: Unit, pin: PinSpec) -> None:
+        """Give a model that is not to be kept any more its usual time again."""
+        self_kept = unit.spec.keep_alive_s is not None and unit.spec.keep_alive_s < 0
+        if any(same_model(pin.name, other.name) for other in unit.pins) or self_kept:
+            return
+        for load in [load for load in unit.loads if load.pin == pin]:
+            self._loads.give_up(unit, load)
+        if unit.state.phase is Phase.READY and any(
+            same_model(pin.name, model.name) and model.expires_at is None for model in unit.models
+        ):
+            self._unpin(unit, pin, loading.GENERATE)
+
+    def _unpin(self, unit: Unit, pin: PinSpec, target: str) -> None:
+        """A request without a prompt, loaded as it is and with a time to live: the pin ends as if a client had."""
+        name = pin.name
+        body = loading.load(
+            replace(pin, keep_alive_s=300.0 if unit.spec.keep_alive_s is None else unit.spec.keep_alive_s)
+        )
 
         def done(answer: Answer) -> None:
             unit.requests.pop(f"unpin {name}", None)
-            told = (
-                "is no longer kept" if answer.status == 200 else f"is still kept: {answer.error or _error_of(answer)}"
-            )
+            if loading.only_embeds(answer.status, answer.body) and target == loading.GENERATE:
+                self._unpin(unit, pin, loading.EMBED)
+                return
+            why = answer.error or loading.error_of(answer.status, answer.body)
+            told = "is no longer kept" if answer.status == 200 else f"is still kept: {why}"
             self._core.note(unit, f"{safe_text(name)} {told}")
+            self._checks.ask_scheduler(unit)
 
-        address = (probe_host(unit.spec.host), unit.spec.port)
-        unit.requests[f"unpin {name}"] = Request(
-            self._core.loop,
-            address,
-            "/api/generate",
-            timeout_s=UNPIN_TIMEOUT_S,
-            done=done,
-            body=json.dumps(body).encode(),
+        try:
+            unit.requests[f"unpin {name}"] = Request(
+                self._core.loop,
+                (probe_host(unit.spec.host), unit.spec.port),
+                target,
+                timeout_s=UNPIN_TIMEOUT_S,
+                done=done,
+                body=body,
+            )
+        except OSError as error:  # no descriptor left to ask with
+            self._core.note(unit, f"{safe_text(name)} is still kept: {error.strerror}")
+
+    def _look(self, unit: Unit) -> None:
+        wanted, now = unit.pins, monotonic()
+        if not wanted:
+            return
+        quiet = self._quiet(unit, now)
+        if unit.state.phase is not Phase.READY or unit.loads:
+            return
+        alive = len(unit.models) - len(unit.gone_runners)
+        if len(unit.runners) > alive:
+            return  # somebody's model is being loaded, or goes: soon it is clear which
+        look = self.look_at(unit, quiet=quiet)
+        for pin in wanted:
+            state = unit.pin_states.get(pin.name, PinState())
+            told = pins.looked(pin, state, look, now)
+            if pins.need(pin, told, look) is not Need.NOTHING:
+                told = replace(told, waits=pins.obstacle(pin, wanted, told, look))
+            self._put(unit, pin, state, told)
+        fetched = tuple(pin for pin in wanted if (unit.name, pin.name) not in self._fetching)
+        chosen = pins.choose(fetched, unit.pin_states, look, now, renew_s=RENEW_AFTER_S)
+        if chosen is not None:
+            self._ask(unit, chosen, look, now)
+
+    def _put(self, unit: Unit, pin: PinSpec, old: PinState, new: PinState) -> None:
+        if new.waits is not None and new.waits != old.waits:
+            self._core.note(unit, f"{safe_text(pin.name)} is not kept for now: {new.waits}")
+        unit.pin_states[pin.name] = new
+
+    def _quiet(self, unit: Unit, now: float) -> bool:
+        """Whether no runner was at work lately; one that is seen for the first time is taken to be."""
+        work: dict[int, Work] = {}
+        for pid in unit.runners:
+            effort, before = family.effort(pid), unit.work.get(pid)
+            if effort is None:
+                continue
+            if before is None:
+                work[pid] = Work(effort, now, now)
+            else:
+                busy = canary.computes(before.effort, effort, now - before.at, ticks_per_s=procs.CLOCK_TICKS)
+                work[pid] = Work(effort, now, now if busy else before.active_at)
+        unit.work = work
+        return all(now - each.active_at >= QUIET_S for each in work.values())
+
+    def look_at(self, unit: Unit, *, quiet: bool) -> Look:
+        """Return what is known of an instance, as the rules want it."""
+        cards: Sequence[Gpu] = self._gpus.current(unit.gpus)
+        if unit.spec.pinning is Pinning.ANY and self._gpus.inventory is not None:
+            cards = self._gpus.inventory.gpus
+        return Look(
+            models=tuple(
+                Seen(
+                    name=model.name,
+                    expires_at=model.expires_at,
+                    context=model.context_length,
+                    runner=self._checks.runner_of(unit, model),
+                    size_bytes=model.size_vram_bytes,
+                    alive=model.name not in unit.gone_runners,
+                )
+                for model in unit.models
+            ),
+            limit=unit.spec.max_loaded_models or FEWEST_MODELS * max(1, len(cards)),
+            free_bytes=free_of(cards),
+            quiet=quiet,
+            wall=wall(),
+            default_context=unit.spec.context_length,
         )
 
-    def go_on(self, unit: Unit) -> None:
-        """Load what the program before this one was loading: its request has gone with it."""
-        there = [model.name for model in unit.models]
-        self._begin(unit, tuple(p for p in unit.spec.preload if not any(same_model(p, name) for name in there)))
+    def _ask(self, unit: Unit, pin: PinSpec, look: Look, now: float) -> None:
+        state = unit.pin_states.get(pin.name, PinState())
+        lost = pins.loss(pin, state, look)
+        if lost is not None:
+            self._core.note(unit, f"{safe_text(pin.name)} lost its pin ({lost}); pinning it again")
+        unit.pin_states[pin.name] = pins.asked(state, now)
+        self._loads.ask(unit, pin, lambda loaded: self.loaded(unit, pin, loaded))
 
-    def _renew(self, unit: Unit) -> None:
-        """Pin again what lost its pin, now and then, and never against the server's own limit."""
-        if not unit.spec.preload or "preload" in unit.requests or unit.state.phase is not Phase.READY:
+    def loaded(self, unit: Unit, pin: PinSpec, loaded: Loaded) -> None:
+        """Take in what came of the load of a pin."""
+        name, now = safe_text(pin.name), monotonic()
+        state = unit.pin_states.get(pin.name, PinState())
+        if pin not in unit.pins or unit.state.phase is not Phase.READY:
             return
-        if monotonic() - unit.preloaded_at < RENEW_AFTER_S:
-            return
-        # A server goes on listing a model whose runner was killed, pin and all, until somebody asks for it.
-        there = [model for model in unit.models if model.name not in unit.gone_runners]
-        kept = [model.name for model in there if model.expires_at is None]
-        lost = tuple(name for name in unit.spec.preload if not any(same_model(name, other) for other in kept))
-        limit = unit.spec.max_loaded_models
-        if lost and (limit is None or len(there) < limit or self._all_are_pins(unit)):
-            why = "evicted, its runner killed, or a client set keep_alive"
-            self._core.note(unit, f"{', '.join(lost)} lost its pin ({why}); pinning it again")
-            self._begin(unit, lost)
-
-    def _all_are_pins(self, unit: Unit) -> bool:
-        """Whether whatever is loaded is ours to pin, so that pinning evicts nobody else's model."""
-        pins = unit.spec.preload
-        return len(pins) <= len(unit.models) and all(any(same_model(m.name, p) for p in pins) for m in unit.models)
-
-    def _load(self, unit: Unit, models: tuple[str, ...], target: str) -> None:
-        if not models:
-            return
-        body = {"model": models[0], "keep_alive": -1}
-        gen = unit.state.gen
-
-        def done(answer: Answer) -> None:
-            unit.requests.pop("preload", None)
-            if unit.state.gen == gen and unit.state.phase in SERVING:
-                self._loaded(unit, models, target, answer)
-
-        unit.requests["preload"] = Request(
-            self._core.loop,
-            (probe_host(unit.spec.host), unit.spec.port),
-            target,
-            timeout_s=LOAD_TIMEOUT_S,
-            done=done,
-            body=json.dumps(body).encode(),
-        )
-
-    def _loaded(self, unit: Unit, models: tuple[str, ...], target: str, answer: Answer) -> None:
-        name = models[0]
-        if answer.status == 400 and target == "/api/generate" and b"does not support generate" in answer.body:
-            self._load(unit, models, "/api/embed")
-            return
-        if answer.status == 200:
-            self._core.note(unit, f"{safe_text(name)} is loaded and kept ({format_duration(answer.seconds)})")
+        if loaded.why is None:
+            unit.pin_states[pin.name] = pins.loaded(state, now)
+            told = f"{name} is loaded{_kept(pin)} ({format_duration(loaded.seconds)})"
         else:
-            why = answer.error or _error_of(answer)
-            unit.preload_failed[name] = why
-            self._core.note(unit, f"{safe_text(name)} could not be loaded: {why}")
+            unit.pin_states[pin.name] = pins.failed(state, now, loaded.why, missing=loaded.missing)
+            told = f"{name} could not be loaded: {loaded.why}"
+            if loaded.missing and unit.spec.pull is Pull.NEVER:
+                told += f'; ollamux pull {name} fetches it, pull = "missing" in the configuration does so by itself'
+        if loaded.why is None or loaded.why != state.failed:
+            self._core.note(unit, told)
+        if loaded.missing and unit.spec.pull is Pull.MISSING:
+            self._fetch(unit, pin)
         self._checks.ask_scheduler(unit)
-        self._load(unit, models[1:], "/api/generate")
+
+    def _fetch(self, unit: Unit, pin: PinSpec) -> None:
+        key = (unit.name, pin.name)
+        if key in self._fetching:
+            return
+
+        def done(fetched: Fetched) -> None:
+            self._fetching.pop(key, None)
+            state = unit.pin_states.get(pin.name, PinState())
+            if pin in unit.pins and fetched.why is not None:
+                why = f"it could not be fetched: {fetched.why}"
+                unit.pin_states[pin.name] = replace(state, tried_at=monotonic(), failed=why, missing=True)
+
+        self._fetching[key] = self._pulls.want(self._pulls.store_of(unit), pin.name, done)
+
+    def _fetched(self, store: str, name: str) -> None:
+        """Load at once, wherever it is to be kept, what has just come into the store."""
+        for unit in self._core.units.values():
+            pin = next((pin for pin in unit.pins if same_model(pin.name, name)), None)
+            if pin is None or unit.state.phase is not Phase.READY or self._pulls.store_of(unit) != store:
+                continue
+            if unit.pin_states.get(pin.name, PinState()).missing:
+                unit.pin_states[pin.name] = PinState()
+                self._core.loop.call_soon(partial(self._checks.ask_scheduler, unit))
 
 
-def _error_of(answer: Answer) -> str:
-    try:
-        return safe_text(str(json.loads(answer.body)["error"]), limit=300)
-    except (ValueError, KeyError, TypeError):
-        return f"answered with {answer.status}"
+def _kept(pin: PinSpec) -> str:
+    if pin.keep_alive_s is None:
+        return ""
+    return " and kept" if pin.keep_alive_s < 0 else f", for {format_duration(pin.keep_alive_s)} after its last use"
+
+
+def free_of(cards: Sequence[Gpu]) -> int | None:
+    """Return what is free on cards, None where there are none or it is not known."""
+    sizes = [(gpu.memory_total_bytes, gpu.memory_used_bytes) for gpu in cards]
+    known = [total - used for total, used in sizes if total is not None and used is not None]
+    return sum(known) if known and len(known) == len(sizes) else None

@@ -12,6 +12,7 @@ import stat
 from dataclasses import dataclass, field
 from typing import Any
 
+from ollamux.domain.spec import PinSpec
 from ollamux.domain.tally import Tally
 from ollamux.system.files import read_bounded, write_atomic
 
@@ -26,7 +27,8 @@ _PROOFS = ("proven", "wrong", "cpu")
 class UnitRecord:
     """What is kept of one instance. `proof` is the pinning proof: logs rotate, so it cannot be read again.
 
-    The generation and the two counts of restarts are for life: neither `down` nor a reboot ends them.
+    The generation, the two counts of restarts and what was pinned by hand are for life: neither `down` nor a reboot
+    ends them.
     """
 
     gen: int = 0
@@ -43,10 +45,13 @@ class UnitRecord:
     log_start: int = 0
     incidents: tuple[str, ...] = ()
     asked_incidents: tuple[str, ...] = ()
+    pins: tuple[PinSpec, ...] = ()
 
     def for_life(self) -> UnitRecord:
         """Return it without what concerns the present run."""
-        return UnitRecord(gen=self.gen, auto_restarts=self.auto_restarts, manual_restarts=self.manual_restarts)
+        return UnitRecord(
+            gen=self.gen, auto_restarts=self.auto_restarts, manual_restarts=self.manual_restarts, pins=self.pins
+        )
 
     def tally(self) -> Tally:
         """Return the count of restarts to go on from."""
@@ -63,9 +68,14 @@ class Record:
 
 def save(folder: str, record: Record, *, sync: bool) -> None:
     """Write the file. Raises OSError."""
-    units = {name: {slot: getattr(unit, slot) for slot in UnitRecord.__slots__} for name, unit in record.units.items()}
+    units = {name: _plain(unit) for name, unit in record.units.items()}
     plain = {"schema": SCHEMA, "boot_id": record.boot_id, "units": units}
     write_atomic(f"{folder}/{FILE_NAME}", json.dumps(plain).encode(), sync=sync)
+
+
+def _plain(unit: UnitRecord) -> dict[str, Any]:
+    plain = {slot: getattr(unit, slot) for slot in UnitRecord.__slots__}
+    return {**plain, "pins": [{"name": pin.name, "num_ctx": pin.num_ctx} for pin in unit.pins]}
 
 
 def stamp(folder: str) -> tuple[int, int, int] | None:
@@ -132,7 +142,15 @@ def _unit(entry: dict[str, Any]) -> UnitRecord:
         log_start=_count(entry.get("log_start") or 0),
         incidents=_texts(entry.get("incidents")),
         asked_incidents=_texts(entry.get("asked_incidents")),
+        pins=tuple(_pin(each) for each in entry.get("pins") or ()),
     )
+
+
+def _pin(entry: dict[str, Any]) -> PinSpec:
+    name = _text(entry["name"])
+    if name is None:
+        raise ValueError("a pin without a name")
+    return PinSpec(name=name, num_ctx=_optional_count(entry.get("num_ctx")))
 
 
 def _proof(value: object) -> tuple[str, str] | None:

@@ -96,7 +96,7 @@ class Memory:
 
     def forget(self, unit: Unit) -> None:
         """Forget everything of an instance that is gone from the configuration, but what is kept for life."""
-        self.record.units[unit.name] = _remembered(unit).for_life()
+        self.record.units[unit.name] = replace(_remembered(unit).for_life(), pins=())
         self.plan()
 
     def look_after(self) -> None:
@@ -132,6 +132,7 @@ def _remembered(unit: Unit) -> UnitRecord:
         log_start=unit.log_start,
         incidents=tuple(sorted(unit.incidents)),
         asked_incidents=tuple(sorted(unit.asked_incidents)),
+        pins=unit.hand_pins,
     )
 
 
@@ -153,7 +154,7 @@ def recover(core: Core, memory: Memory, effects: Effects, left_one: Callable[[],
         known = memory.of(unit.name)
         gens = [mark.gen for mark in running.values() if mark.instance == unit.name]
         unit.state = new_state(unit.spec, gen=max([known.gen, *gens]))
-        unit.tally = known.tally()
+        unit.tally, unit.hand_pins = known.tally(), known.pins
         if core.fleet.supervisor.on_death is OnDeath.KEEP and _adopt(core, effects, unit, known, running):
             adopted.add(unit.mark)
     for pid, mark in running.items():

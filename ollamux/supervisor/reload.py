@@ -168,7 +168,7 @@ class Reload:
             if unit is None:
                 unit = core.new_unit(spec)
                 known = self._memory.of(spec.name)
-                unit.state, unit.tally = new_state(spec, gen=known.gen), known.tally()
+                unit.state, unit.tally, unit.hand_pins = new_state(spec, gen=known.gen), known.tally(), known.pins
             else:
                 fingerprint_of(unit)  # of what the present process was started with
                 unit.leaving = False

@@ -8,14 +8,17 @@ from typing import Any
 
 from ollamux import __version__
 from ollamux.domain import events as ev
-from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, UsageError
+from ollamux.domain.errors import Exit, OllamuxError, RefusedError, UsageError
 from ollamux.domain.phases import NO_PROCESS, SERVING, Phase
 from ollamux.domain.snapshot import VIEWS, as_json
 from ollamux.domain.tally import asked_for
 from ollamux.protocol.client import PROTOCOL, TEXT_HEAD
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.family import MARKS
+from ollamux.supervisor.models import FIELDS as MODEL_FIELDS
+from ollamux.supervisor.models import Models
 from ollamux.supervisor.reload import Reload
+from ollamux.supervisor.selecting import select
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.settling import Settling, timeout_of
 from ollamux.supervisor.unit import Unit
@@ -41,6 +44,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "env": frozenset({"name"}),
     "reload": frozenset({"digest", "dry_run", "wait", "timeout"}),
     "sim": frozenset({"fault", "target", "clear"}),
+    **MODEL_FIELDS,
 }
 """What each request may say."""
 
@@ -54,6 +58,7 @@ class Requests:
         observer: Observer,
         waiters: Waiters,
         *,
+        models: Models,
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         upgrade: Callable[[Client, str, float], None],
         remember: Callable[[], None],
@@ -65,6 +70,7 @@ class Requests:
         self._core = core
         self._observer = observer
         self._settling = Settling(core, waiters, restart=self._restart_one)
+        self._models = models
         self._shutdown = shutdown
         self._ask_upgrade = upgrade
         self._remember = remember
@@ -84,6 +90,7 @@ class Requests:
             "env": self._env,
             "reload": self._reload,
             "sim": self._sim,
+            **models.words,
         }
 
     def handle(self, client: Client, request: dict[str, Any]) -> None:
@@ -95,6 +102,8 @@ class Requests:
         unknown = request.keys() - FIELDS[str(request["cmd"])] - {"v", "cmd"}
         if unknown:
             raise UsageError(f"the request {request['cmd']} has no {', '.join(sorted(map(str, unknown)))}")
+        if request["cmd"] in MODEL_FIELDS:
+            self._refuse_in_shutdown()
         word(client, request)
 
     def _draw(self, client: Client, request: dict[str, Any]) -> None:
@@ -258,6 +267,8 @@ class Requests:
             running = sum(unit.child is not None for unit in self._core.units.values())
             reply = {"from": version, "to": __version__, "pid": os.getpid(), "instances": running}
             client.answer({"v": PROTOCOL, "ok": True, "exit": 0, **reply})
+        elif waits is not None and "models" in waits:
+            self._models.go_on(client, waits)
         elif waits is not None:
             self._settling.go_on(client, waits)
         elif client.asked and not client.answered:
@@ -304,29 +315,6 @@ class Requests:
     def _refuse_in_shutdown(self) -> None:
         if self._core.shutting_down:
             raise RefusedError("the supervisor is stopping", hint="wait until it is down, then: ollamux up")
-
-
-def select(units: Mapping[str, Unit], names: list[str]) -> list[Unit]:
-    """Return the instances that names and globs mean, in the order of the configuration, each once."""
-    from fnmatch import fnmatchcase
-
-    chosen: set[str] = set()
-    for name in names:
-        matching = [known for known in units if known == name or fnmatchcase(known, name)]
-        if not matching:
-            raise unknown_instance(name, list(units))
-        chosen.update(matching)
-    return [unit for known, unit in units.items() if known in chosen]
-
-
-def unknown_instance(name: str, known: list[str]) -> NotFoundError:
-    """Return the error for a name that no instance has, with the nearest one that there is."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    there = ", ".join(known) or "none"
-    hint = f'did you mean "{near[0]}"?' if near else f"there are: {there}"
-    return NotFoundError(f"there is no instance {name!r}", hint=hint)
 
 
 def needs_restart(unit: Unit) -> bool:

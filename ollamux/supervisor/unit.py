@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from ollamux.domain.health import NOTHING_SEEN
+from ollamux.domain.health import NOTHING_SEEN, Effort
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Want
-from ollamux.domain.spec import InstanceSpec
+from ollamux.domain.pins import PinState
+from ollamux.domain.spec import InstanceSpec, PinSpec
 from ollamux.domain.tally import Tally
+from ollamux.domain.text import same_model
 from ollamux.supervisor.family import Mark
 
 if TYPE_CHECKING:
@@ -21,9 +23,18 @@ if TYPE_CHECKING:
     from ollamux.ollama.version import Era
     from ollamux.supervisor.canary import CanaryWatch
     from ollamux.supervisor.http import Request
+    from ollamux.supervisor.loads import Load
     from ollamux.system.child import Child
     from ollamux.system.follow import Follower
     from ollamux.system.loop import Timer
+
+
+class Work(NamedTuple):
+    """What a runner had done when it was looked at last, and when it was last seen at work."""
+
+    effort: Effort
+    at: float
+    active_at: float
 
 
 class Unit:
@@ -73,8 +84,10 @@ class Unit:
         self.fingerprint: str | None = None
         self.incidents: set[str] = set()
         self.asked_incidents: set[str] = set()
-        self.preload_failed: dict[str, str] = {}
-        self.preloaded_at = 0.0
+        self.loads: list[Load] = []
+        self.hand_pins: tuple[PinSpec, ...] = ()
+        self.pin_states: dict[str, PinState] = {}
+        self.work: dict[int, Work] = {}
         self.tally = Tally()
 
     @property
@@ -91,6 +104,13 @@ class Unit:
     def wanted(self) -> bool:
         """Whether the instance is meant to run."""
         return self.state.want is Want.UP
+
+    @property
+    def pins(self) -> tuple[PinSpec, ...]:
+        """What is to be kept: as the configuration says, then what was pinned by hand besides."""
+        configured = self.spec.preload
+        by_hand = (pin for pin in self.hand_pins if not any(same_model(pin.name, one.name) for one in configured))
+        return (*configured, *by_hand)
 
     def forget_checks(self) -> None:
         """Cancel every question that is under way or planned."""
@@ -120,6 +140,8 @@ class Unit:
         self.promises = {}
         self.served_at = None
         self.gone_runners = frozenset()
+        self.work = {}
+        self.pin_states = {}
         self.degraded = {}
         self.sightings = {}
 

@@ -167,7 +167,10 @@ def reason_of(unit: Unit) -> str | None:
 
 def _warnings(unit: Unit) -> tuple[str, ...]:
     exposed = badges(unit.spec) if unit.child is not None else ()
-    return (*exposed, *(f"{name} could not be loaded: {why}" for name, why in unit.preload_failed.items()))
+    pins = unit.pin_states.items()
+    failed = (f"{name} could not be loaded: {state.failed}" for name, state in pins if state.failed is not None)
+    waiting = (f"{name} is not kept for now: {state.waits}" for name, state in pins if state.waits and not state.failed)
+    return (*exposed, *failed, *waiting)
 
 
 def pinning_of(unit: Unit) -> str:

@@ -19,8 +19,11 @@ from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import Devices
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.gpus import Gpus
+from ollamux.supervisor.loads import Loads
+from ollamux.supervisor.models import Models
 from ollamux.supervisor.notify import Notifier
 from ollamux.supervisor.preload import Preload
+from ollamux.supervisor.pulls import Pulls
 from ollamux.supervisor.recovery import Memory
 from ollamux.supervisor.reload import Plan, Reload
 from ollamux.supervisor.requests import Requests
@@ -77,7 +80,9 @@ class Watch:
         self.observer = Observer(
             core, gpus, pid=os.getpid(), host=launch.host_name, config=launch.config, simulated=simulated
         )
-        self.preload = Preload(core, self.checks)
+        self.loads = Loads(core)
+        self.pulls = Pulls(core, home=self.checks.home)
+        self.preload = Preload(core, self.checks, gpus, self.loads, self.pulls)
         self.console: Console | None = None
         self.upkeep: Upkeep | None = None
         self._warned: tuple[str, ...] = ()
@@ -87,10 +92,20 @@ class Watch:
         reload.applied.append(self._after_reload)
         self.canaries = Canaries(core, self.checks)
         self.notifier = Notifier(core, launch.fleet.supervisor.notify, env=launch.env)
+        self.models = Models(
+            core,
+            self.checks,
+            gpus,
+            self.loads,
+            self.pulls,
+            preload=self.preload,
+            remember=lambda: memory.write(sync=True),
+        )
         self.requests = Requests(
             core,
             self.observer,
             Waiters(core),
+            models=self.models,
             shutdown=shutdown,
             upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
@@ -143,14 +158,13 @@ class Watch:
         self._core.note(None, f"upgraded: supervisor {handed.version} -> {__version__}, pid {os.getpid()}, {what}")
         self._warned = handed.warned
         canaries = {unit.name: unit.canary for unit in handed.units}
-        preloading = {unit.name for unit in handed.units if unit.preloading}
+        loads = {unit.name: unit.loads for unit in handed.units}
         for unit in self._core.units.values():
             self.checks.begin(unit)
             self.checks.go_on(unit)
             self.canaries.go_on(unit, canaries.get(unit.name))
             self.notifier.look(unit)
-            if unit.name in preloading and unit.state.phase is Phase.READY:
-                self.preload.go_on(unit)
+            self.models.go_on_loading(unit, loads.get(unit.name, ()))
         for client in clients:
             self.requests.go_on(client, handed.version)
         self._core.loop.call_later(LEISURE_S, self.at_leisure)
@@ -240,7 +254,7 @@ class Watch:
                 continue
             if before.health != unit.spec.health:
                 self.checks.change(unit)
-            if before.preload != unit.spec.preload:
+            if (before.preload, before.pull) != (unit.spec.preload, unit.spec.pull):
                 self.preload.change(unit, before.preload)
         self._gpus.begin_again()
         self._memory.write(sync=True)

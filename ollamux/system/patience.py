@@ -19,12 +19,15 @@ _near: dict[str, bool] = {}
 _Answer = TypeVar("_Answer")
 
 
-def patiently(what: str, ask: Callable[[], _Answer], *, at: Iterable[str] = ()) -> _Answer:
+def patiently(
+    what: str, ask: Callable[[], _Answer], *, at: Iterable[str] = (), limit_s: float | None = None
+) -> _Answer:
     """Return what a call returns, or raise what it raises. Raises TimeoutError where it does not answer in time.
 
     `what` names the thing that is asked: while one call about it hangs, others are not even made. The call may touch
     nothing that the loop touches, since it may return at any later time. `at` are all the paths that it looks at, where
-    they are known; once all were seen on a disk of this machine the call is simply made.
+    they are known; once all were seen on a disk of this machine the call is simply made. `limit_s` is for
+    whoever has more time than a loop.
     """
     if what in _hanging:
         raise TimeoutError
@@ -53,7 +56,7 @@ def patiently(what: str, ask: Callable[[], _Answer], *, at: Iterable[str] = ()) 
     except RuntimeError:  # no thread to be had: then it is asked without
         _hanging.discard(what)
         return ask()
-    if not over.acquire(timeout=LIMIT_S):
+    if not over.acquire(timeout=LIMIT_S if limit_s is None else limit_s):
         raise TimeoutError
     if failed:
         raise failed[0]

@@ -16,9 +16,12 @@ from ollamux.domain.spec import (
     GpuRefKind,
     HealthSpec,
     InstanceSpec,
+    LoadOptions,
     OnDeath,
     OnFault,
     Pinning,
+    PinSpec,
+    Pull,
     RestartPolicy,
     RestartSpec,
     SupervisorSpec,
@@ -44,6 +47,12 @@ references = st.one_of(
 environments = st.dictionaries(
     st.text(string.ascii_uppercase, min_size=1, max_size=8).map(lambda each: f"X_{each}"), text, max_size=3
 ).map(lambda each: tuple(sorted(each.items())))
+
+
+PINS = (
+    PinSpec(name="hf.co/a/b-GGUF:Q4_K_M", num_ctx=4096, keep_alive_s=90.0),
+    PinSpec(name="x", options=LoadOptions(num_gpu=0, use_mmap=False)),
+)
 
 
 @st.composite
@@ -76,7 +85,8 @@ def instances(draw: st.DrawFn, number: int) -> InstanceSpec:
         share_gpu=True,
         enabled=draw(st.booleans()),
         allow_lan=draw(st.booleans()),
-        preload=draw(st.sampled_from([(), ("qwen3:8b",), ("hf.co/a/b-GGUF:Q4_K_M", "x")])),
+        preload=draw(st.sampled_from([(), (PinSpec(name="qwen3:8b"),), PINS])),
+        pull=draw(st.sampled_from(Pull)),
         ollama=draw(st.sampled_from(["ollama", "/opt/ollama/bin/ollama", "~/bin/ollama"])),
         host=draw(st.sampled_from(["127.0.0.1", "::1", "0.0.0.0", "192.168.1.4"])),
         store=draw(st.one_of(st.none(), text.map(lambda each: f"/srv/{each}"))),

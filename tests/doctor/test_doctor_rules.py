@@ -13,8 +13,13 @@ from ollamux.doctor.facts import Config, Facts, Host, Obstacle, Outdated, Server
 from ollamux.doctor.findings import IDS, Finding, Severity, ranked
 from ollamux.doctor.rules import judge
 from ollamux.domain.snapshot import InstanceModelView
-from ollamux.domain.spec import FleetSpec, GpuRef, GpuRefKind, Pinning
+from ollamux.domain.spec import FleetSpec, GpuRef, GpuRefKind, Pinning, PinSpec
 from ollamux.supervisor.view import gpu_view
+
+
+def pins(*names: str) -> tuple[PinSpec, ...]:
+    return tuple(PinSpec(name=name) for name in names)
+
 
 BROKEN, WARNING, HINT = Severity.BROKEN, Severity.WARNING, Severity.HINT
 MIB = 1024**2
@@ -138,10 +143,10 @@ FIRES: list[tuple[str, Severity, Facts]] = [
     ),
     ("flash-attention", WARNING, machine(spec={"flash_attention": True}, card={"compute_capability": "5.2"})),
     ("flash-attention", WARNING, machine(spec={"flash_attention": True}, card={"compute_capability": "7.2"})),
-    ("bf16-model", HINT, machine(spec={"preload": ("gemma3:4b-it-bf16",)}, card={"compute_capability": "7.5"})),
-    ("fp16-model", HINT, machine(spec={"preload": ("llama3:8b-fp16",)}, card=PASCAL)),
+    ("bf16-model", HINT, machine(spec={"preload": pins("gemma3:4b-it-bf16")}, card={"compute_capability": "7.5"})),
+    ("fp16-model", HINT, machine(spec={"preload": pins("llama3:8b-fp16")}, card=PASCAL)),
     ("headroom-small", WARNING, machine(spec={"headroom_bytes": 256 * MIB})),
-    ("preload-crowded", WARNING, machine(spec={"preload": ("a", "b", "c"), "max_loaded_models": 2})),
+    ("preload-crowded", WARNING, machine(spec={"preload": pins("a", "b", "c"), "max_loaded_models": 2})),
     ("memory-plan", WARNING, machine(host={"memory_bytes": GIB})),
     ("cgroup-memory", WARNING, machine(host={"cgroup_memory_bytes": 2 * GIB})),
     ("oom-kills", WARNING, machine(host={"cgroup_oom_kills": 2})),
@@ -227,13 +232,13 @@ QUIET: list[tuple[str, Facts]] = [
     ("kv-cache-attention", machine(spec={"kv_cache_type": "f16", "flash_attention": False})),
     ("flash-attention", machine(spec={"flash_attention": True}, card={"compute_capability": "7.0"})),
     ("flash-attention", machine(spec={"flash_attention": True}, card={"compute_capability": None})),
-    ("bf16-model", machine(spec={"preload": ("gemma3:4b-it-bf16",)})),
-    ("bf16-model", machine(spec={"preload": ("gemma3:4b",)}, card={"compute_capability": "7.5"})),
-    ("fp16-model", machine(spec={"preload": ("llama3:8b-fp16",)}, card={"compute_capability": "6.0"})),
+    ("bf16-model", machine(spec={"preload": pins("gemma3:4b-it-bf16")})),
+    ("bf16-model", machine(spec={"preload": pins("gemma3:4b")}, card={"compute_capability": "7.5"})),
+    ("fp16-model", machine(spec={"preload": pins("llama3:8b-fp16")}, card={"compute_capability": "6.0"})),
     ("headroom-small", machine(spec={"headroom_bytes": 457 * MIB})),
     ("headroom-small", machine(spec={"headroom_bytes": MIB, "pinning": Pinning.CPU, "gpus": ()})),
-    ("preload-crowded", machine(spec={"preload": ("a", "b"), "max_loaded_models": 2})),
-    ("preload-crowded", machine(spec={"preload": ("a", "b"), "max_loaded_models": None})),
+    ("preload-crowded", machine(spec={"preload": pins("a", "b"), "max_loaded_models": 2})),
+    ("preload-crowded", machine(spec={"preload": pins("a", "b"), "max_loaded_models": None})),
     ("memory-plan", machine(host={"memory_bytes": None})),
     ("cgroup-memory", machine(host={"cgroup_memory_bytes": 3 * GIB})),
     ("oom-kills", machine(host={"cgroup_oom_kills": None, "oom_kills": None})),

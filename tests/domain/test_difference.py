@@ -17,11 +17,13 @@ from ollamux.domain.spec import (
     InstanceSpec,
     OnDeath,
     Pinning,
+    PinSpec,
     SupervisorSpec,
 )
 
 A = InstanceSpec(name="a", port=1, pinning=Pinning.CPU)
 B = InstanceSpec(name="b", port=2, pinning=Pinning.CPU)
+M = PinSpec(name="m")
 CARD = GpuRef(kind=GpuRefKind.INDEX, value="0")
 
 
@@ -36,7 +38,7 @@ def fleet(*instances: InstanceSpec, supervisor: SupervisorSpec | None = None) ->
         (replace(A, pinning=Pinning.GPUS, gpus=(CARD,)), Kind.RESTART, [(None, "pinning"), (None, "gpus")]),
         (replace(A, env=(("X", "1"),)), Kind.RESTART, [(None, "env")]),
         (replace(A, store="/models"), Kind.RESTART, [(None, "store")]),
-        (replace(A, preload=("m",)), Kind.LIVE, [(None, "preload")]),
+        (replace(A, preload=(M,)), Kind.LIVE, [(None, "preload")]),
         (replace(A, health=HealthSpec(interval_s=1.0)), Kind.LIVE, [("health", "interval_s")]),
         (replace(A, allow_lan=True, share_gpu=True), Kind.LIVE, [(None, "share_gpu"), (None, "allow_lan")]),
         (replace(A, enabled=False), Kind.DISABLED, [(None, "enabled")]),
@@ -77,7 +79,7 @@ SPECS = st.builds(
     port=st.integers(1, 3),
     pinning=st.sampled_from(Pinning),
     enabled=st.booleans(),
-    preload=st.sampled_from([(), ("m",)]),
+    preload=st.sampled_from([(), (M,)]),
     store=st.sampled_from([None, "/x"]),
 )
 FLEETS = st.lists(SPECS, max_size=4, unique_by=lambda spec: spec.name).map(lambda specs: fleet(*specs))

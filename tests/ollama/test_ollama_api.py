@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ollamux.domain.text import full_name, same_model
 from ollamux.ollama.api import (
     LONGEST_BODY,
     BadAnswerError,
-    full_name,
     parse_loaded,
     parse_server_version,
-    same_model,
     spilled,
 )
 

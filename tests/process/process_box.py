@@ -150,10 +150,10 @@ class Box:
         self._clock.write_bytes(bytes(24))
         self.ollama = self.install("ollama")
 
-    def install(self, name: str, before: str = "") -> Path:
+    def install(self, name: str, before: str = "", fake: Path = FAKE) -> Path:
         """Install the fake server as an executable; `before` is shell text that is run first."""
         program, path = self.bin / f".{name}.py", self.bin / name
-        program.write_text(FAKE.read_text())
+        program.write_text(fake.read_text())
         python = os.path.realpath(sys.executable)
         path.write_text(f'#!/bin/sh\n{before}\nexec {python} -IS {program} "$@"\n')
         path.chmod(0o755)
