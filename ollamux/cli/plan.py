@@ -29,6 +29,8 @@ from ollamux.system.places import home, state_dir
 
 MARGIN_BYTES = 1024**3
 """What is kept free of a card where no headroom is configured: llama-server's own margin (`--fit-target`)."""
+MODELS_PER_CARD = 3
+"""So many a server loads for each of its cards where nothing else is set (sched.go:226)."""
 _LARGEST_CONTEXT = 1 << 24
 _MOST_SEQUENCES = 256
 
@@ -103,8 +105,7 @@ def _plan(asked: Asked, *, simulated: bool) -> Plan:
     models = {name: _read(stores, name) for name in dict.fromkeys(asked.models)}
     wishes = {name: model.wish(usual, context=asked.context) for name, model in models.items()}
     needs = tuple(need_of(model, wishes[name]) for name, model in models.items())
-    headroom = MARGIN_BYTES if spec.headroom_bytes is None else spec.headroom_bytes
-    cards = tuple(_card(gpu, headroom) for gpu in _gpus(asked, simulated=simulated))
+    cards = _cards(fleet, asked, simulated=simulated)
     placement, missing = place(needs, cards)
     return Plan(
         version=__version__,
@@ -172,9 +173,21 @@ def _read(stores: Sequence[Path], name: str) -> Model:
 # Cards
 
 
-def _gpus(asked: Asked, *, simulated: bool) -> list[Gpu]:
-    """Return the cards to plan for: those that were named, else all that have a size and work."""
+def _cards(fleet: FleetSpec, asked: Asked, *, simulated: bool) -> tuple[PlanCard, ...]:
+    """Return the cards to plan for, each with what the instance that has it alone is configured to."""
+    from ollamux.cli.configuration import resolved
+
     inventory = _inventory(simulated=simulated)
+    specs = {spec.name: spec for spec in fleet.instances if spec.enabled}
+    owners = {
+        uuids[0]: specs[name] for name, uuids in resolved(fleet, inventory).items() if len(uuids) == 1 and name in specs
+    }
+    usual = _usual(fleet)
+    return tuple(_card(gpu, owners.get(gpu.uuid), usual) for gpu in _gpus(asked, inventory))
+
+
+def _gpus(asked: Asked, inventory: Inventory) -> list[Gpu]:
+    """Return those that were named, else all that have a size and work."""
     if asked.gpus:
         return [_named(reference, inventory) for reference in dict.fromkeys(asked.gpus)]
     split = {gpu.mig_parent for gpu in inventory.gpus}
@@ -214,14 +227,17 @@ def _named(text: str, inventory: Inventory) -> Gpu:
     return found.gpus[0]
 
 
-def _card(gpu: Gpu, headroom: int) -> PlanCard:
+def _card(gpu: Gpu, owner: InstanceSpec | None, usual: InstanceSpec) -> PlanCard:
     mark = "?" if gpu.index is None else f"{'amd:' if gpu.vendor == 'amd' else ''}{gpu.index}"
+    spec = owner or usual
     return PlanCard(
         uuid=gpu.uuid,
         mark="MIG" if gpu.mig_parent else mark,
         name=gpu.name,
         total_bytes=gpu.memory_total_bytes or 0,
-        headroom_bytes=headroom,
+        headroom_bytes=MARGIN_BYTES if spec.headroom_bytes is None else spec.headroom_bytes,
+        slots=spec.max_loaded_models or MODELS_PER_CARD,
+        instance=None if owner is None else owner.name,
     )
 
 

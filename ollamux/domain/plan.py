@@ -1,14 +1,13 @@
-"""Models beside cards: what fits where, what does not, and what would make it fit. Pure; knows no model file.
-
-Placement here is the simplest rule that is honest: the largest first, each on the smallest card that still holds it.
-"""
+"""Models beside cards: what fits where, what does not, and what would make it fit. Pure; knows no model file."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ollamux.domain import placement
+from ollamux.domain.placement import Placement, Room, Wish
 from ollamux.domain.schemas import PLAN_SCHEMA
 
 
@@ -70,13 +69,18 @@ class ModelNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanCard:
-    """A card; `headroom_bytes` of it stay free."""
+    """A card; `headroom_bytes` of it stay free, and its server holds `slots` models at once.
+
+    `instance` is the one that has this card alone, None where none is configured.
+    """
 
     uuid: str
     mark: str
     name: str
     total_bytes: int
     headroom_bytes: int
+    slots: int = 3
+    instance: str | None = None
 
     @property
     def room_bytes(self) -> int:
@@ -120,21 +124,27 @@ class Plan:
 
 
 def place(needs: Sequence[ModelNeed], cards: Sequence[PlanCard]) -> tuple[tuple[Placed, ...], tuple[ModelNeed, ...]]:
-    """Give each model the smallest room that holds it, the largest model first; return also those without a card."""
-    left = {card.uuid: card.room_bytes for card in cards}
-    placed: list[Placed] = []
-    missing: list[ModelNeed] = []
-    for need in sorted(needs, key=lambda need: -need.total_bytes):
-        for size in (need.total_bytes, need.least_bytes):
-            fitting = [uuid for uuid, room in left.items() if room >= size]
-            if fitting:
-                best = min(fitting, key=left.__getitem__)
-                left[best] -= size
-                placed.append(Placed(model=need.name, uuid=best, size_bytes=size))
-                break
-        else:
-            missing.append(need)
-    return tuple(placed), tuple(missing)
+    """Give each model a card; return also those without one. What else has no place is computed in smaller batches."""
+    room = Room({card.uuid: card.room_bytes for card in cards}, {card.uuid: card.slots for card in cards})
+    sizes = {need.name: need.total_bytes for need in needs}
+    found = _placement(needs, sizes, room)
+    if found.missing:
+        tighter = sizes | {need.name: need.least_bytes for need in needs if need.name in found.missing}
+        again = _placement(needs, tighter, room)
+        if len(again.missing) < len(found.missing):
+            sizes, found = tighter, again
+    placed = tuple(
+        Placed(model=need.name, uuid=card.uuid, size_bytes=sizes[need.name])
+        for card in cards
+        for need in needs
+        if (need.name, card.uuid) in found.placed
+    )
+    return placed, tuple(need for need in needs if need.name in found.missing)
+
+
+def _placement(needs: Sequence[ModelNeed], sizes: Mapping[str, int], room: Room) -> Placement:
+    wishes = [Wish(need.name, 1, {card: {card: sizes[need.name]} for card in room.cards}) for need in needs]
+    return placement.place(wishes, room)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -156,7 +166,12 @@ def as_json(plan: Plan) -> dict[str, Any]:
             for card in plan.cards
         ],
         "placement": [
-            {"model": placed.model, "instance": None, "cards": [placed.uuid], "bytes": placed.size_bytes}
+            {
+                "model": placed.model,
+                "instance": next((card.instance for card in plan.cards if card.uuid == placed.uuid), None),
+                "cards": [placed.uuid],
+                "bytes": placed.size_bytes,
+            }
             for placed in plan.placement
         ],
         "unplaced": [

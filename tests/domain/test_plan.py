@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,10 +42,27 @@ def card(number: int, size: int, headroom: int = 0) -> PlanCard:
     return PlanCard(uuid=f"GPU-{number}", mark=str(number), name="card", total_bytes=size, headroom_bytes=headroom)
 
 
-def test_the_largest_goes_first_and_each_to_the_smallest_room() -> None:
+def test_the_largest_finds_the_room_that_just_holds_it() -> None:
     placed, missing = place([need("small", 3), need("large", 9), need("huge", 99)], [card(0, 20), card(1, 10)])
-    assert [(one.model, one.uuid) for one in placed] == [("large", "GPU-1"), ("small", "GPU-0")]
+    assert [(one.model, one.uuid) for one in placed] == [("small", "GPU-0"), ("large", "GPU-1")]
     assert [one.name for one in missing] == ["huge"]
+
+
+def test_a_card_holds_no_more_models_than_its_server_loads() -> None:
+    one = replace(card(0, 10), slots=1, instance="gpu0")
+
+    placed, missing = place([need("a", 3), need("b", 4)], [one])
+
+    assert [(each.model, each.uuid) for each in placed] == [("b", "GPU-0")]
+    assert [each.name for each in missing] == ["a"]
+    plan = Plan(version="0", time="", simulated=False, models=(), cards=(one,), placement=placed, unplaced=())
+    assert as_json(plan)["placement"] == [{"model": "b", "instance": "gpu0", "cards": ["GPU-0"], "bytes": 4}]
+
+
+def test_models_go_side_by_side_rather_than_on_one_card() -> None:
+    placed, _ = place([need("a", 3), need("b", 4)], [card(0, 20), card(1, 20)])
+
+    assert {each.uuid for each in placed} == {"GPU-0", "GPU-1"}
 
 
 def test_headroom_stays_free() -> None:
