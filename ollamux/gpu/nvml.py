@@ -30,6 +30,8 @@ from ollamux.gpu.nvml_values import (
 from ollamux.gpu.pci import normal_pci
 
 # NVML's return codes, stable since its first release.
+_NO_SLICE = {2, 3, 6}
+"""Not that many, none at all, none with this number: whatever else fails, a slice may still be there."""
 _NO_PERMISSION, _DRIVER_NOT_LOADED, _LIBRARY_NOT_FOUND = 4, 9, 12
 _MISMATCH = 18
 
@@ -56,12 +58,14 @@ _NAMELESS = "the driver does not tell its UUID, by which an instance is pinned t
 class _Session:
     """What is kept between samples: the open library and the cards seen so far, by their UUID.
 
-    `constant` holds what of a card stays the same while this driver runs, and is asked for once.
+    `constant` holds what of a card stays the same while this driver runs, and is asked for once, and `slices` the
+    MIG devices that were seen, by the UUID of the card and their number on it.
     """
 
     library: ModuleType | None = None
     known: dict[str, Gpu] = field(default_factory=dict)
     constant: dict[str, Gpu] = field(default_factory=dict)
+    slices: dict[tuple[str, int], Gpu] = field(default_factory=dict)
 
 
 _session = _Session()
@@ -185,12 +189,21 @@ def _slices(library: ModuleType, handle: Any, card: Gpu) -> list[Gpu]:
     count = whole(value(library, "nvmlDeviceGetMaxMigDeviceCount", handle)) or 0
     found: list[Gpu] = []
     for number in range(min(count, _LARGEST_MIG_COUNT)):
-        part = value(library, "nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+        codes: list[int | None] = []
+        part = value(
+            library,
+            "nvmlDeviceGetMigDeviceHandleByIndex",
+            *(handle, number),
+            lost=lambda error, codes=codes: codes.append(getattr(error, "value", None)),  # type: ignore[misc]
+        )
         uuid = None if part is None else text(value(library, "nvmlDeviceGetUUID", part))
         if uuid is None:
+            known = None if set(codes) & _NO_SLICE else _session.slices.get((card.uuid, number))
+            found += [] if known is None else [known.unread("unknown", _NAMELESS)]
             continue
         name = text(value(library, "nvmlDeviceGetName", part)) or f"{card.name} MIG"
         empty = Gpu(uuid=uuid, index=card.index, name=name, pci=card.pci, mig_parent=card.uuid)
+        _session.slices[card.uuid, number] = empty
         try:
             found.append(with_memory(library, part, empty))
         except LostError as error:

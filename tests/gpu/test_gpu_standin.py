@@ -294,6 +294,18 @@ def test_a_mig_device_can_be_named_in_a_configuration(driver: Driver) -> None:
     driver.ollamux("config", "check", "--here", code=5)
 
 
+def test_a_mig_device_that_cannot_be_asked_for_once_is_not_lost(driver: Driver, reader: client.GpuReader) -> None:
+    driver.plays("mig")
+    assert [gpu.state for gpu in sample(reader)] == ["ok"] * 4
+    text = (SCENES / "mig.state").read_text()
+
+    driver.says("0.1 uuid unknown-error\n" + text)
+    assert [gpu.state for gpu in sample(reader)] == ["ok", "ok", "unknown", "ok"]
+    assert sample(reader)[2].uuid == "MIG-5c1a0e41-0000-5000-8000-000000000001"
+    driver.says("0.1 uuid na\n" + text)
+    assert [gpu.uuid[:4] for gpu in sample(reader)] == ["GPU-", "MIG-", "GPU-"], "one that is not there is not told"
+
+
 def test_the_driver_is_asked_for_what_stays_the_same_only_once(driver: Driver, reader: client.GpuReader) -> None:
     driver.plays("two-cards")
     first = sample(reader)[0]

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 enum { SUCCESS = 0, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, SHORT = 7, NO_DRIVER = 9, LOST = 15, RESET = 16,
-       MISMATCH = 18, NOT_FOUND = 28, UNKNOWN = 999 };
+       NO_SLICE = 6, MISMATCH = 18, NOT_FOUND = 28, UNKNOWN = 999 };
 enum { MOST = 64, LONGEST = 4096 };
 
 typedef const char *Device;
@@ -229,8 +229,9 @@ int nvmlDeviceGetMigMode(Device card, unsigned *now, unsigned *pending) {
 int nvmlDeviceGetMigDeviceHandleByIndex(Device card, unsigned index, Device *slice) {
     char scope[16], ignored[LONGEST];
     snprintf(scope, sizeof scope, "%.8s.%u", card, index);
-    if (say(scope, "uuid", ignored) != SUCCESS)
-        return NOT_FOUND;
+    int code = say(scope, "uuid", ignored);
+    if (code != SUCCESS)
+        return code == UNKNOWN ? UNKNOWN : NO_SLICE;
     *slice = device(scope);
     return SUCCESS;
 }
