@@ -44,8 +44,9 @@ class _Batch:
         self._graph = Graph()
         self._is_server = wish.era is Era.LLAMA_SERVER
         self._flash = has_flash(shape, wish)
-        self._tokens = batch_of(shape, wish)
         self._sequences = parallel_of(shape, wish)
+        # As many of each sequence.
+        self._tokens = -(-batch_of(shape, wish) // self._sequences) * self._sequences
         self._rows = self._tokens
         self._is_embedding = shape.family.is_embedding
         # Older runners make room for an answer to every token of a batch.
