@@ -44,8 +44,9 @@ class _Batch:
         self._graph = Graph()
         self._is_server = wish.era is Era.LLAMA_SERVER
         self._flash = has_flash(shape, wish)
-        self._tokens = batch_of(shape, wish)
         self._sequences = parallel_of(shape, wish)
+        # As many of each sequence.
+        self._tokens = -(-batch_of(shape, wish) // self._sequences) * self._sequences
         self._rows = self._tokens
         self._is_embedding = shape.family.is_embedding
         # Older runners make room for an answer to every token of a batch.
@@ -67,8 +68,9 @@ class _Batch:
         if any(tensor.name == "token_embd_norm.weight" for tensor in self._shape.input) and self._is_embedding:
             now = self._plain_norm(now)
         self._small = self._each_layer(now)
-        last = self._shape.layers[-1]
-        for layer in self._shape.layers:
+        computed = [layer for layer in self._shape.layers if not layer.is_draft]
+        last = computed[-1] if computed else None
+        for layer in computed:
             now = (
                 self._after_norms(now, layer) if self._is_embedding else self._layer(now, layer, is_last=layer is last)
             )

@@ -69,4 +69,4 @@ FAMILIES: dict[str, Family] = {
 }
 
 ALIASES = {"gptoss": "gpt-oss"}
-"""Names that models of ollama's own have for the same."""
+"""Names that files of ollama's own have for the same kind."""

@@ -206,6 +206,8 @@ def layers_bytes(shape: Shape, wish: Wish, backend: Backend) -> tuple[LayerBytes
 
 
 def _kind(layer: Layer) -> str:
+    if layer.is_draft:
+        return "draft"
     if layer.is_recurrent:
         return "recurrent"
     return "sliding" if layer.is_sliding else "attention"

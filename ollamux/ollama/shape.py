@@ -8,7 +8,7 @@ compared with those that real servers log (docs/memory.md); of any other only a 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ollamux.domain.errors import Exit, OllamuxError
 from ollamux.ollama.families import ALIASES, FAMILIES, UNKNOWN, Family
@@ -28,7 +28,10 @@ class ShapeError(OllamuxError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One repeating layer. `tensors` is by the name behind the layer's number; no `heads_kv` means no attention."""
+    """One repeating layer. `tensors` is by the name behind the layer's number; no `heads_kv` means no attention.
+
+    `is_draft`: it only guesses tokens ahead, and is neither loaded nor computed where nobody asks for that.
+    """
 
     tensors: Mapping[str, Tensor]
     heads: int
@@ -39,6 +42,7 @@ class Layer:
     is_sliding: bool
     is_recurrent: bool
     has_cache: bool
+    is_draft: bool
 
     def has(self, name: str) -> bool:
         """Whether there is such a tensor."""
@@ -91,7 +95,10 @@ def shape_of(head: Head) -> Shape:
     if not isinstance(told, str) or not told:
         raise ShapeError("it does not say its architecture (general.architecture)")
     keys = _Keys(head.metadata, told)
-    family = FAMILIES.get(ALIASES.get(told, told), UNKNOWN)
+    family = FAMILIES.get(told, UNKNOWN)
+    if told in ALIASES:
+        # The same kind with tensors of other names, which was not compared.
+        family = replace(FAMILIES[ALIASES[told]], is_known=False)
     count = keys.number("block_count")
     if not count or count > _MOST_LAYERS:
         raise ShapeError(f"it does not say how many layers it has ({told}.block_count)")
@@ -205,8 +212,9 @@ def _layer(
     heads = keys.number("attention.head_count", number) or 0
     told = keys.number("attention.head_count_kv", number)
     heads_kv = heads if told is None else told
-    sliding = bool(window) and _is_sliding(number, keys, family)
-    is_recurrent = _is_recurrent(number, keys, family, heads_kv)
+    is_draft = number >= count - (keys.number("nextn_predict_layers") or 0)
+    sliding = bool(window) and not is_draft and _is_sliding(number, keys, family)
+    is_recurrent = not is_draft and _is_recurrent(number, keys, family, heads_kv)
     all_heads = keys.number("attention.head_count") or 0
     even = (keys.number("embedding_length") or 0) // all_heads if all_heads else 0
     shared = keys.number("attention.shared_kv_layers") or 0
@@ -217,7 +225,7 @@ def _layer(
         return special if special is not None else even if plain is None else plain
 
     return Layer(
-        tensors=tensors,
+        tensors={} if is_draft and family.is_known else tensors,
         heads=heads,
         heads_kv=0 if is_recurrent and not family.is_both else heads_kv,
         key_size=size("attention.key_length"),
@@ -225,7 +233,8 @@ def _layer(
         feed=keys.number("feed_forward_length", number) or 0,
         is_sliding=sliding,
         is_recurrent=is_recurrent,
-        has_cache=not family.is_embedding and number < count - shared,
+        has_cache=not family.is_embedding and number < count - shared and not (is_draft and family.is_known),
+        is_draft=is_draft,
     )
 
 
@@ -245,6 +254,9 @@ def _is_recurrent(number: int, keys: _Keys, family: Family, heads_kv: int) -> bo
     if family.recurrent == "headless":
         return heads_kv == 0
     if family.recurrent == "interval":
+        flags = keys.flags("attention.recurrent_layers")
+        if flags is not None:
+            return number < len(flags) and flags[number]
         return (number + 1) % (keys.number("full_attention_interval") or 4) != 0
     return False
 

@@ -15,7 +15,7 @@ from status_schema import FLAG, TIME, UUID, WHOLE, nullable, one_of, some, thing
 TEXT = {"type": "string"}
 LAYER = thing(
     number=nullable(WHOLE),
-    kind=one_of("attention", "sliding", "recurrent", "output"),
+    kind=one_of("attention", "sliding", "recurrent", "draft", "output"),
     on_card=FLAG,
     weights_bytes=WHOLE,
     kv_bytes=WHOLE,

@@ -500,6 +500,19 @@ def _gemma4() -> Animal:
     return Animal(arch="gemma4", keys=keys, tensors=tensors | _each(layer_of))
 
 
+def _with_draft(animal: Animal) -> Animal:
+    """Add a layer that guesses tokens ahead, which a server neither loads nor computes unless told to."""
+    at = f"blk.{LAYERS}."
+    last = {name: shape for name, shape in animal.tensors.items() if name.startswith(f"blk.{LAYERS - 1}.")}
+    layer = {at + name.split(".", 2)[2]: shape for name, shape in last.items()}
+    layer |= {f"{at}nextn.eh_proj.weight": (2 * WIDTH, WIDTH)}
+    layer |= _norms(LAYERS, "nextn.enorm", "nextn.hnorm", size=WIDTH)
+    keys = {**animal.keys, "block_count": LAYERS + 1, "nextn_predict_layers": 1}
+    return Animal(arch=animal.arch, keys=keys, tensors=animal.tensors | layer)
+
+
+NEWER = {"qwen35-draft", "glm4-draft"}
+"""No release before 0.30 loads these."""
 TWICE = {"gemma4"}
 """Of these the server holds the token embedding twice on the CPU, where it would be once beside and once on a card."""
 
@@ -514,6 +527,8 @@ ZOO: dict[str, Callable[[], Animal]] = {
     "glm4": _glm4,
     "gemma4": _gemma4,
     "qwen35": lambda: _qwen35("qwen35"),
+    "qwen35-draft": lambda: _with_draft(_qwen35("qwen35")),
+    "glm4-draft": lambda: _with_draft(_glm4()),
     "qwen35moe": lambda: _qwen35("qwen35moe"),
     "qwen2": _qwen2,
     "qwen3": _qwen3,
