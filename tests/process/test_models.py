@@ -35,7 +35,7 @@ def test_a_model_is_loaded_where_it_is_loaded_already_else_where_there_is_most_r
 
     code, said = run(box, "models", "load", "m", "--ctx", "2048", "--keep-alive", "1h")
 
-    assert code == 0 and said.startswith("two  m is loaded (") and "fewest models" in said, said
+    assert code == 0 and said.startswith("two  m is loaded (") and "; it has the fewest models)" in said, said
     assert models.asked("two") == [{"model": "m", "keep_alive": 3600.0, "options": {"num_ctx": 2048}}]
     wait_for(lambda: models.view("two")["loaded"])
     code, said = run(box, "models", "load", "m")
