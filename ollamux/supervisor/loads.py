@@ -111,8 +111,5 @@ class Loads:
         for load in loads:
             if load.request is not None:
                 load.request.cancel()
-            load.done(
-                Loaded(
-                    f"the instance went away while it was loaded, it is {unit.state.phase.value}{reason}", False, 0.0
-                )
-            )
+            why = f"{unit.name} went away meanwhile, and is {unit.state.phase.value}{reason}"
+            load.done(Loaded(why, False, 0.0))

@@ -89,9 +89,14 @@ def end_of_pin(unit: Unit, pin: PinSpec) -> str:
     return f"ollamux models unpin {safe_text(pin.name)} --on {unit.name}"
 
 
-def of_load(unit: Unit, pin: PinSpec, loaded: Loaded) -> tuple[Exit, str]:
+def took(loaded: Loaded, why: str) -> str:
+    """Return in brackets how long a load took, and why its instance was taken."""
+    return f" ({format_duration(loaded.seconds)}{f'; {why}' if why else ''})"
+
+
+def of_load(pin: PinSpec, loaded: Loaded, why: str) -> tuple[Exit, str]:
     shown = safe_text(pin.name)
     if loaded.why is None:
-        return Exit.OK, f"{shown} is loaded ({format_duration(loaded.seconds)})"
+        return Exit.OK, f"{shown} is loaded{took(loaded, why)}"
     code = Exit.NOT_FOUND if loaded.missing else Exit.DEGRADED
     return code, f"{shown} could not be loaded: {loaded.why}"

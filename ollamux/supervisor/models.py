@@ -30,6 +30,7 @@ from ollamux.supervisor.model_words import (
     of_load,
     once,
     taken,
+    took,
     way,
     way_of,
 )
@@ -70,6 +71,7 @@ class Models:
     ) -> None:
         self._core = core
         self._checks = checks
+        self._gpus = gpus
         self._loads = loads
         self._pulls = pulls
         self._preload = preload
@@ -127,8 +129,7 @@ class Models:
 
         def ended(loaded: Loaded) -> None:
             self._note_load(unit, pin, loaded)
-            code, words = of_load(unit, pin, loaded)
-            done(code, words + (taken(why) if code is Exit.OK else ""))
+            done(*of_load(pin, loaded, why))
 
         load = self._loads.ask(unit, known or pin, ended)
         client.on_gone = lambda: self._give_up(unit, load)
@@ -142,6 +143,7 @@ class Models:
         name = safe_text(pin.name)
         told = f"is loaded on request ({format_duration(loaded.seconds)})" if loaded.why is None else None
         self._core.note(unit, f"{name} {told or f'could not be loaded: {loaded.why}'}")
+        self._gpus.look_now()  # who asks next wants to know what is free now
         if unit.state.phase is Phase.READY:
             self._checks.ask_scheduler(unit)
 
@@ -201,7 +203,7 @@ class Models:
         def ended(loaded: Loaded) -> None:
             self._preload.loaded(unit, pin, loaded)
             if loaded.why is None:
-                done(Exit.OK, f"{shown} is pinned and loaded ({format_duration(loaded.seconds)}){taken(why)}")
+                done(Exit.OK, f"{shown} is pinned and loaded{took(loaded, why)}")
             else:
                 hint = f"it is tried again; ollamux models unpin {shown} --on {unit.name} ends that"
                 done(Exit.DEGRADED, f"{shown} is pinned, but could not be loaded: {loaded.why}; {hint}")

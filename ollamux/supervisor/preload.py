@@ -210,6 +210,7 @@ class Preload:
             self._core.note(unit, told)
         if loaded.missing and unit.spec.pull is Pull.MISSING:
             self._fetch(unit, pin)
+        self._gpus.look_now()
         self._checks.ask_scheduler(unit)
 
     def _fetch(self, unit: Unit, pin: PinSpec) -> None:

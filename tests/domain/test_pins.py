@@ -162,7 +162,7 @@ STEPS = st.lists(
 
 @settings(deadline=None)
 @given(steps=STEPS, limit=st.integers(1, 4))
-def test_whatever_clients_do_pins_come_back_without_a_quarrel(
+def test_M1_M3_M4_whatever_clients_do_pins_come_back_without_a_quarrel(
     steps: list[tuple[str, str, float, bool]], limit: int
 ) -> None:
     pins, states = (M, N), {M.name: PinState(), N.name: PinState()}
@@ -212,7 +212,7 @@ def test_whatever_clients_do_pins_come_back_without_a_quarrel(
     assert len(kept) == min(limit, 2)
 
 
-def test_a_client_that_never_gives_in_is_bothered_ever_less() -> None:
+def test_M2_a_client_that_never_gives_in_is_bothered_ever_less() -> None:
     server, state, now, attempts = Server(1), PinState(), 0.0, 0
     while now < 6 * 3600.0:
         at = look(*server.models.values(), limit=1, wall=now)

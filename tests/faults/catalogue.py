@@ -39,6 +39,7 @@ SECTIONS = (
     Section(file="files.toml", title="Lock, socket, files", letter="R", first=30, last=55),
     Section(file="health.toml", title="Health, GPUs, network", letter="R", first=60, last=72),
     Section(file="service.toml", title="As a service, under cron", letter="R", first=80, last=88),
+    Section(file="models.toml", title="Models", letter="M", first=1, last=10),
     Section(file="security.toml", title="Security", letter="S", first=1, last=21),
 )
 
@@ -113,7 +114,7 @@ def tests_by_id() -> Mapping[str, tuple[Test, ...]]:
     found: dict[str, list[Test]] = {}
     for test in sorted(_all_tests()):
         for word in test.name.split("_"):
-            if re.fullmatch(r"[CRS][0-9]+", word):
+            if re.fullmatch(r"[CMRS][0-9]+", word):
                 found.setdefault(word, []).append(test)
     return {name: tuple(tests) for name, tests in found.items()}
 

@@ -35,7 +35,7 @@ def test_a_model_is_loaded_where_it_is_loaded_already_else_where_there_is_most_r
 
     code, said = run(box, "models", "load", "m", "--ctx", "2048", "--keep-alive", "1h")
 
-    assert code == 0 and said.startswith("two  m is loaded (") and "fewest models" in said, said
+    assert code == 0 and said.startswith("two  m is loaded (") and "; it has the fewest models)" in said, said
     assert models.asked("two") == [{"model": "m", "keep_alive": 3600.0, "options": {"num_ctx": 2048}}]
     wait_for(lambda: models.view("two")["loaded"])
     code, said = run(box, "models", "load", "m")
@@ -74,7 +74,7 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(box: Box, models: Model
     assert set(models.ps("up")) == {"kept:latest"}
 
 
-def test_ctrl_c_gives_a_load_up_and_nothing_stays_loaded(box: Box, models: Models) -> None:
+def test_M7_ctrl_c_gives_a_load_up_and_nothing_stays_loaded(box: Box, models: Models) -> None:
     models.put("m")
     box.config("one")
     box.set("one", "load-gate", box.root / "gate")
@@ -113,7 +113,7 @@ def test_a_load_that_nobody_waits_for_is_recorded(box: Box, models: Models) -> N
     assert code == 6 and "out of memory" in said and models.ps("one") == {}
 
 
-def test_an_instance_that_dies_in_the_middle_of_a_load_is_told(box: Box, models: Models) -> None:
+def test_M8_an_instance_that_dies_in_the_middle_of_a_load_is_told(box: Box, models: Models) -> None:
     models.put("m")
     box.config("one")
     box.set("one", "load-gate", box.root / "gate")
@@ -128,7 +128,7 @@ def test_an_instance_that_dies_in_the_middle_of_a_load_is_told(box: Box, models:
     assert models.ps("one") == {} and len(models.asked("one")) == 1
 
 
-def test_a_pin_by_hand_lasts_until_it_is_ended(box: Box, models: Models) -> None:
+def test_M9_a_pin_by_hand_lasts_until_it_is_ended(box: Box, models: Models) -> None:
     models.put("m")
     box.config("one", "two")
     supervisor = box.up(haste=HASTY)
@@ -189,7 +189,7 @@ def test_a_pin_that_cannot_be_loaded_stays_and_is_tried_again(box: Box, models: 
     models.wait_kept("one", "m")
 
 
-def test_who_waits_for_a_load_is_answered_by_the_program_that_takes_our_place(box: Box, models: Models) -> None:
+def test_M9_who_waits_for_a_load_is_answered_by_the_program_that_takes_our_place(box: Box, models: Models) -> None:
     models.put("m", "n")
     gate = box.root / "gate"
     box.config("one")
@@ -267,7 +267,7 @@ def test_ctrl_c_stops_a_pull_unless_somebody_else_waits_for_it(box: Box, models:
     assert any("what has come stays" in reason for reason in box.reasons())
 
 
-def test_a_pull_goes_on_through_another_instance_where_its_own_dies(box: Box, models: Models) -> None:
+def test_M6_a_pull_goes_on_through_another_instance_where_its_own_dies(box: Box, models: Models) -> None:
     gate = box.root / "gate"
     box.config("one", "two", restart={"policy": "never"})
     box.set("one", "pull-gate", gate)

@@ -37,7 +37,7 @@ def test_models_are_loaded_as_the_configuration_says_also_after_a_crash(box: Box
     assert sum("is loaded" in reason for reason in box.reasons()) == 4
 
 
-def test_a_pin_that_was_evicted_comes_back_once_the_other_model_idles(box: Box, models: Models) -> None:
+def test_M1_a_pin_that_was_evicted_comes_back_once_the_other_model_idles(box: Box, models: Models) -> None:
     models.put("mine", "theirs")
     box.config(instances={"one": {"preload": ["mine"], "max_loaded_models": 1}})
     box.up(haste=HASTY)
@@ -57,7 +57,7 @@ def test_a_pin_that_was_evicted_comes_back_once_the_other_model_idles(box: Box, 
     assert any("mine lost its pin (evicted" in reason for reason in box.reasons())
 
 
-def test_no_pin_is_loaded_at_the_cost_of_another_one(box: Box, models: Models) -> None:
+def test_M4_no_pin_is_loaded_at_the_cost_of_another_one(box: Box, models: Models) -> None:
     models.put("a", "b")
     box.config(instances={"one": {"preload": ["a", "b"], "max_loaded_models": 1}})
     box.up(haste=HASTY)
@@ -68,7 +68,7 @@ def test_no_pin_is_loaded_at_the_cost_of_another_one(box: Box, models: Models) -
     assert [body["model"] for body in models.asked("one")] == ["a"]
 
 
-def test_a_clients_keep_alive_ends_no_pin_for_long_and_no_quarrel_follows(box: Box, models: Models) -> None:
+def test_M2_a_clients_keep_alive_ends_no_pin_for_long_and_no_quarrel_follows(box: Box, models: Models) -> None:
     models.put("m")
     box.config(instances={"one": {"preload": ["m"]}})
     box.up(haste=HASTY)
@@ -84,7 +84,7 @@ def test_a_clients_keep_alive_ends_no_pin_for_long_and_no_quarrel_follows(box: B
     assert any("a client set keep_alive" in reason for reason in box.reasons())
 
 
-def test_a_model_that_a_client_loaded_in_another_way_is_not_torn_from_it(box: Box, models: Models) -> None:
+def test_M3_a_model_that_a_client_loaded_in_another_way_is_not_torn_from_it(box: Box, models: Models) -> None:
     models.put("m")
     box.config(instances={"one": {"preload": [{"name": "m", "num_ctx": 4096}]}})
     box.up(haste=HASTY)
@@ -140,7 +140,7 @@ def test_a_missing_model_is_told_and_loaded_once_it_is_fetched_by_hand(box: Box,
     models.wait_kept("one", "m")
 
 
-def test_a_missing_model_is_fetched_once_for_all_instances_that_share_the_store(box: Box, models: Models) -> None:
+def test_M5_a_missing_model_is_fetched_once_for_all_instances_that_share_the_store(box: Box, models: Models) -> None:
     gate = box.root / "gate"
     names = ("one", "two", "three")
     box.config(*names, pull="missing", preload=["m"])
@@ -166,7 +166,7 @@ def test_a_pull_that_fails_is_told_in_plain_words_and_tried_again(box: Box, mode
     models.wait_kept("one", "m")
 
 
-def test_out_of_memory_at_the_load_is_told_and_tried_again_later(box: Box, models: Models) -> None:
+def test_M10_out_of_memory_at_the_load_is_told_and_tried_again_later(box: Box, models: Models) -> None:
     models.put("m")
     box.config("one", preload=["m"])
     box.set("one", "refuse-load", "cudaMalloc failed: out of memory")
@@ -194,7 +194,7 @@ def test_a_model_deleted_while_it_is_kept_is_shown_as_gone(box: Box, models: Mod
     assert "not found" in models.pin("one", "m")["reason"]
 
 
-def test_what_is_loading_when_the_supervisor_is_upgraded_is_asked_for_again(box: Box, models: Models) -> None:
+def test_M9_what_is_loading_when_the_supervisor_is_upgraded_is_asked_for_again(box: Box, models: Models) -> None:
     models.put("m")
     gate = box.root / "gate"
     box.config("one", preload=["m"])

@@ -499,7 +499,7 @@ def asked(box: Box) -> list[dict[str, Any]]:
 def test_what_is_preloaded_changes_without_a_restart(box: Box) -> None:
     pinned = {"name": "old:latest", "model": "old:latest", "size": 1, "size_vram": 0, "digest": "d"}
     box.set(
-        "a", "ps", json.dumps({"models": [pinned | {"expires_at": "2300-01-01T00:00:00Z", "context_length": 4096}]})
+        "a", "ps", json.dumps({"models": [pinned | {"expires_at": "2300-01-01T00:00:00Z", "context_length": 8192}]})
     )
     box.set("a", "asked", box.root / "asked")
     box.config(instances={"a": {"preload": ["old"], "keep_alive": "7m"}})

@@ -62,7 +62,7 @@ def test_loading_and_unloading_by_hand(box: Box, model: str) -> None:
     assert box.ok("models", "load", "tiny", "--on", "b", "--ctx", "1024", "--keep-alive", "1h").startswith("b ")
     until(lambda: loaded(box, "b") == {"tiny:latest": (1024, False)}, "it is loaded", shown=box.told)
     until(lambda: box.status()["models"], "it is seen")
-    assert "(it is loaded there)" in box.ok("models", "load", "tiny", "--ctx", "1024")
+    assert "; it is loaded there)" in box.ok("models", "load", "tiny", "--ctx", "1024")
     assert box.ok("models", "unload", "tiny") == "b  tiny is unloaded\n"
     assert box.runners("b") == []
     done = box.run("models", "load", "tiny", "--on", "a", "--ctx", "999999")
