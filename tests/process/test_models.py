@@ -113,16 +113,22 @@ def test_a_load_that_nobody_waits_for_is_recorded(box: Box, models: Models) -> N
     assert code == 6 and "out of memory" in said and models.ps("one") == {}
 
 
-def test_M8_an_instance_that_dies_in_the_middle_of_a_load_is_told(box: Box, models: Models) -> None:
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_M8_an_instance_that_dies_in_the_middle_of_a_load_is_told(box: Box, models: Models, how: str) -> None:
     models.put("m")
     box.config("one")
     box.set("one", "load-gate", box.root / "gate")
     box.up(haste=HASTY)
     asked = box.send({"cmd": "load", "model": "m", "timeout": 60})
-    wait_for(lambda: models.view("one")["loading"])
-    os.kill(box.instance("one")["pid"], signal.SIGKILL)
+    wait_for(lambda: models.view("one")["loading"] and models.asked("one"))
+    if how == "killed":
+        os.kill(box.instance("one")["pid"], signal.SIGKILL)
+    else:
+        assert box.ask("stop", names=["one"])["exit"] == 0
     (outcome,) = answer_on(asked)["outcomes"]
     assert outcome["exit"] == 6 and "m could not be loaded" in outcome["words"], outcome
+    if how == "stopped":
+        assert box.ask("start", names=["one"])["exit"] == 0
     box.wait_started("one", 2)
     models.looks("one", 2)
     assert models.ps("one") == {} and len(models.asked("one")) == 1

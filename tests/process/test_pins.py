@@ -47,8 +47,7 @@ def test_M1_a_pin_that_was_evicted_comes_back_once_the_other_model_idles(box: Bo
     assert models.post("one", model="theirs", prompt="x")[0] == 200
     models.signal_runner("one", "theirs", signal.SIGUSR1)
 
-    wait_for(lambda: models.pin("one", "mine")["state"] == "waiting")
-    assert "theirs:latest has its place" in models.pin("one", "mine")["reason"]
+    wait_for(lambda: "theirs:latest has its place" in (models.pin("one", "mine")["reason"] or ""))
     looks = len(box.events())
     models.looks("one", 10)  # longer than it takes to be called idle: its runner computes
     assert set(models.ps("one")) == {"theirs:latest"} and len(box.events()) == looks
@@ -62,8 +61,8 @@ def test_M4_no_pin_is_loaded_at_the_cost_of_another_one(box: Box, models: Models
     box.config(instances={"one": {"preload": ["a", "b"], "max_loaded_models": 1}})
     box.up(haste=HASTY)
     models.wait_kept("one", "a")
-    wait_for(lambda: models.pin("one", "b")["state"] == "waiting")
-    assert "no more than 1 may be loaded" in models.pin("one", "b")["reason"]
+    wait_for(lambda: "no more than 1 may be loaded" in (models.pin("one", "b")["reason"] or ""))
+    models.looks("one", 5)
     assert "b is not kept for now" in box.ollamux("status", env=box.env | {"COLUMNS": "200"}).stdout
     assert [body["model"] for body in models.asked("one")] == ["a"]
 
