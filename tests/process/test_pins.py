@@ -106,8 +106,8 @@ def test_a_model_for_a_time_is_let_go_after_it_and_loaded_again_where_it_went_be
     models.put("m", "other")
     box.config(instances={"one": {"preload": [{"name": "m", "keep_alive": "2s"}], "max_loaded_models": 1}})
     box.up(haste=HASTY)
-    wait_for(lambda: models.pin("one", "m")["state"] == "over")
-    assert models.ps("one") == {} and len(models.asked("one")) == 1
+    wait_for(lambda: models.pin("one", "m")["state"] == "over" and models.ps("one") == {}, box.story())
+    assert len(models.asked("one")) == 1
     box.config(instances={"one": {"preload": [{"name": "m", "keep_alive": "1h"}], "max_loaded_models": 1}})
     assert box.ollamux("reload").returncode == 0
     wait_for(lambda: models.pin("one", "m")["state"] == "kept")

@@ -43,9 +43,9 @@ class Installation:
         box.env["PYTHONPATH"] = f"{self.root}:{sysconfig.get_path('purelib')}"
 
     def put(self) -> None:
-        """Install it anew."""
+        """Install it anew, as an installer does: who runs from it may write its caches meanwhile."""
         shutil.rmtree(self.package, ignore_errors=True)
-        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
 
     def version(self, version: str) -> None:
         """Install it as another version."""
