@@ -243,7 +243,8 @@ def test_mig_slices_follow_their_card(driver) -> None:
     assert (one.mig_parent, one.index, one.pci, one.utilization_percent) == (A, 0, "0000:65:00.0", None)
     assert one.memory_total_bytes == 24 * GIB
     driver.errors[("nvmlDeviceGetUUID", "MIG-1")] = 999
-    assert [gpu.uuid for gpu in nvml.read_inventory().gpus] == [A, "MIG-2", B]
+    seen = nvml.read_inventory().gpus
+    assert [(gpu.uuid, gpu.state) for gpu in seen] == [(A, "ok"), ("MIG-1", "unknown"), ("MIG-2", "ok"), (B, "ok")]
     driver.slices = {}
     assert [gpu.uuid for gpu in nvml.read_inventory().gpus] == [A, B]
 
