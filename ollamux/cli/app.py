@@ -12,6 +12,7 @@ from ollamux.cli import screen
 from ollamux.cli.config_words import config_app
 from ollamux.cli.look_words import doctor, events, logs, plan, status, top
 from ollamux.cli.model_words import models_app, pull
+from ollamux.cli.needed import needed
 from ollamux.cli.offers import Plain, fault_names, instance_names
 from ollamux.cli.service_words import service_app
 from ollamux.cli.words_shared import EXIT_CODES, Config, Names, Quiet, Simulated
@@ -266,7 +267,7 @@ def sim(
 def run(words: Sequence[str]) -> int:
     """Run the command that the words name. Raises whatever goes wrong, to be told in one place."""
     try:
-        code = app(list(words), standalone_mode=False)
+        code = needed(app, words)(list(words), standalone_mode=False)
     except typer.Abort:
         raise KeyboardInterrupt from None
     return int(code) if isinstance(code, int) else 0

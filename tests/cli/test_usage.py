@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from cli_rig import Place, is_plain_error
@@ -131,3 +132,11 @@ def test_completion_knows_commands_views_faults_and_instances(
     asked = {"_OLLAMUX_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     result = shared_place.run(env={**asked, "OLLAMUX_CONFIG": str(path)})
     assert set(result.out.split()) == offered
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["restart", "--help"], ["models", "--help"], ["env", "--help"]])
+def test_the_part_that_is_put_together_says_what_the_whole_does(place: Place, words: list[str]) -> None:
+    code = f"from ollamux.cli.app import app; app({words!r}, prog_name='ollamux', standalone_mode=False)"
+    whole = place.run("-c", code, program=[sys.executable, "-P"])
+
+    assert place.run(*words).out == whole.out != ""
