@@ -95,4 +95,6 @@ def _state(unit: Unit, pin: PinSpec, state: PinState, store: str, pulls: Pulls) 
     if state.waits is not None:
         return "waiting", state.waits
     for_ever = pin.keep_alive_s is None or pin.keep_alive_s < 0
-    return ("waiting", None) if for_ever else ("over", "its time without a request was over")
+    if for_ever or state.tried_at is None:
+        return "waiting", None
+    return "over", "its time without a request was over"
