@@ -15,7 +15,7 @@ from ollamux.cli.words import load
 from ollamux.config.write import PACKAGED_STORE
 from ollamux.domain.errors import Exit, NotFoundError, NotRunningError, OllamuxError, TimedOutError, UsageError
 from ollamux.domain.plan import ModelNeed, Plan, PlanCard, Unplaced, as_json, place
-from ollamux.domain.spec import FleetSpec, GpuRef, InstanceSpec, Pinning
+from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import format_size, safe_text
 from ollamux.gpu.model import Gpu, Inventory
 from ollamux.ollama.binary import binary_version, find_ollama
@@ -29,8 +29,6 @@ from ollamux.system.places import home, state_dir
 
 MARGIN_BYTES = 1024**3
 """What is kept free of a card where no headroom is configured: llama-server's own margin (`--fit-target`)."""
-MODELS_PER_CARD = 3
-"""So many a server loads for each of its cards where nothing else is set (sched.go:226)."""
 _LARGEST_CONTEXT = 1 << 24
 _MOST_SEQUENCES = 256
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+MODELS_PER_CARD = 3
+"""So many a server loads for each of its cards where nothing else is set (sched.go:226)."""
+
 
 class RestartPolicy(Enum):
     """When an instance that ended by itself is started again."""

@@ -13,7 +13,7 @@ from ollamux.domain import canary, pins
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.pins import Look, Need, PinState, Seen
-from ollamux.domain.spec import Pinning, PinSpec, Pull
+from ollamux.domain.spec import MODELS_PER_CARD, Pinning, PinSpec, Pull
 from ollamux.domain.text import format_duration, safe_text, same_model
 from ollamux.gpu.model import Gpu
 from ollamux.ollama import loading
@@ -33,8 +33,6 @@ RENEW_AFTER_S = 30.0
 """A pin is asked for again after this time at the soonest; the wait doubles while it is lost again and again."""
 QUIET_S = 60.0
 """A runner that was at work so short a while ago may be in use."""
-FEWEST_MODELS = 3
-"""So many a server loads for each of its cards where nothing else is set (sched.go:226)."""
 
 
 class Preload:
@@ -177,7 +175,7 @@ class Preload:
                 )
                 for model in unit.models
             ),
-            limit=unit.spec.max_loaded_models or FEWEST_MODELS * max(1, len(cards)),
+            limit=unit.spec.max_loaded_models or MODELS_PER_CARD * max(1, len(cards)),
             free_bytes=free_of(cards),
             quiet=quiet,
             wall=wall(),
