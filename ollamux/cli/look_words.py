@@ -94,26 +94,37 @@ def doctor(
 
 
 def plan(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Models of the store, as qwen3:8b.")],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL...]", help="Models of the store; else those that the configuration wants."),
+    ] = None,
     ctx: Annotated[int | None, typer.Option("--ctx", metavar="N", help="Context of one sequence, in tokens.")] = None,
     parallel: Annotated[int | None, typer.Option("--parallel", metavar="P", help="Sequences at a time.")] = None,
     kv: Annotated[str | None, typer.Option("--kv", metavar="f16|q8_0|q4_0", help="Type of the cache.")] = None,
     gpu: Annotated[
         list[str] | None, typer.Option("--gpu", metavar="REF", help="Only this card, as 0 or GPU-...; may be repeated.")
     ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Load and keep the models where the plan puts them.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="With --apply: do not wait for the loads.")] = False,
+    timeout: Annotated[str, typer.Option("--timeout", metavar="D", help="With --apply: wait for so long.")] = "30m",
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="With --apply: say only what went wrong.")] = False,
+    unattended: Annotated[bool, typer.Option("--unattended", hidden=True)] = False,
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
     config: Config = None,
     simulated: Simulated = False,
 ) -> int:
     """Show what models need of a card's memory, and where they fit.
 
-    Read from the heads of their files; nothing is loaded, and no supervisor is needed. What is left out is taken from
-    the Modelfile, then from the configuration. Ends with 6 if a model fits on no card.
+    Read from the heads of their files; without --apply nothing is loaded, and no supervisor is needed. What is left out
+    is taken from the Modelfile, then from the configuration. Ends with 6 if a model fits on no card.
     """
-    from ollamux.cli.plan import Asked, plan
+    from ollamux.cli.apply import Manner
+    from ollamux.cli.plan import Asked, plan, plan_and_apply
+    from ollamux.cli.words import seconds
+    from ollamux.domain.errors import UsageError
 
     asked = Asked(
-        models=tuple(models),
+        models=tuple(models or ()),
         context=ctx,
         parallel=parallel,
         cache_type=kv,
@@ -121,4 +132,14 @@ def plan(
         config=config,
         simulated=simulated,
     )
+    if apply:
+        manner = Manner(
+            wait=not (no_wait or unattended),
+            timeout_s=seconds(timeout, "--timeout"),
+            quiet=quiet or unattended,
+            unattended=unattended,
+        )
+        return plan_and_apply(asked, manner, output=output)
+    if no_wait or quiet or unattended:
+        raise UsageError("--no-wait and -q belong to --apply")
     return plan(asked, output=output)

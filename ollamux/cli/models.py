@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ollamux.cli import screen
+from ollamux.cli.block import Block
 from ollamux.cli.lifecycle import GRACE_S, tell
 from ollamux.cli.target import question, reach
 from ollamux.cli.words import seconds
@@ -112,11 +113,11 @@ def _ask_showing(
 ) -> dict[str, Any]:
     """Ask, and while the answer is awaited draw on a terminal how far it is; say after Ctrl-C what is left."""
     connection, which = reach(simulated)
-    block = _Block(live=screen.is_drawable(os.environ) and not quiet)
+    block = Block(quiet=quiet)
     try:
         if not block.live:
             return ask(connection, request, timeout_s=timeout_s)
-        return _answer_drawn(connection, request, lambda: block.draw(draw, which), timeout_s)
+        return _answer_drawn(connection, request, lambda: _draw(block, draw, which), timeout_s)
     except KeyboardInterrupt:
         block.clear()
         screen.say(f"\ninterrupted; {left}\n", fd=2)
@@ -151,31 +152,14 @@ def _answer_drawn(
     return understood(b"".join(parts))
 
 
-class _Block:
-    """Lines on a terminal that are drawn over again."""
-
-    def __init__(self, *, live: bool) -> None:
-        self.live = live
-        self._height = 0
-        self._frame = 0
-
-    def draw(self, lines_of: Draw, simulated: bool) -> None:
-        try:
-            view = question({"cmd": "models"}, simulated=simulated)[0]["models"]
-        except OllamuxError:
-            return  # whoever waits for the answer hears of it
-        env = os.environ
-        pen = Pen(width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env))
-        lines = lines_of(view, pen, self._frame)
-        self._frame += 1
-        self.clear()
-        screen.write("".join(line + "\n" for line in lines))
-        self._height = len(lines)
-
-    def clear(self) -> None:
-        if self._height:
-            screen.write(f"\x1b[{self._height}A\x1b[J")
-            self._height = 0
+def _draw(block: Block, lines_of: Draw, simulated: bool) -> None:
+    try:
+        view = question({"cmd": "models"}, simulated=simulated)[0]["models"]
+    except OllamuxError:
+        return  # whoever waits for the answer hears of it
+    env = os.environ
+    pen = Pen(width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env))
+    block.draw(lines_of(view, pen, block.frame))
 
 
 class _Speeds:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from ollamux.cli import screen
+from ollamux.cli.block import Block
 from ollamux.cli.target import reach
 from ollamux.domain.errors import Exit, NotRunningError
 from ollamux.domain.snapshot import from_json
@@ -21,13 +22,13 @@ REDRAW_S = 0.15
 def wait_until_ready(*, simulated: bool, timeout_s: float, quiet: bool) -> int:
     """Return once every wanted instance is ready, or cannot get ready by itself soon."""
     began = time.monotonic()
-    block = _Block(live=screen.is_drawable(os.environ) and not quiet)
+    block = Block(quiet=quiet)
     reply: dict[str, Any] | None = None
     try:
         while reply is None:
             left = timeout_s - (time.monotonic() - began)
             reply = _wait_a_moment(simulated, max(left, 0.0), REDRAW_S if block.live and left > REDRAW_S else left)
-            block.draw(simulated, time.monotonic() - began)
+            _draw(block, simulated, time.monotonic() - began)
     except NotRunningError:
         log = f"{log_dir(os.environ, simulated=simulated)}/supervisor.log"
         raise NotRunningError(
@@ -46,40 +47,24 @@ def _wait_a_moment(simulated: bool, left: float, moment: float) -> dict[str, Any
     return None if pending and left > moment else reply
 
 
-class _Block:
-    """Lines on a terminal that are drawn over again."""
-
-    def __init__(self, *, live: bool) -> None:
-        self.live = live
-        self._height = 0
-        self._count = 0
-
-    def draw(self, simulated: bool, elapsed_s: float) -> None:
-        if not self.live:
-            return
-        try:
-            connection, _ = reach(simulated)
-            status = from_json(ask(connection, {"cmd": "status"}, timeout_s=5.0)["status"])
-        except NotRunningError:
-            return
-        env = os.environ
-        lines = progress_block(
-            status,
-            width=screen.width(env),
-            color=screen.color(env),
-            unicode=screen.unicode(env),
-            elapsed_s=elapsed_s,
-            spinner=self._count,
-        )
-        self._count += 1
-        self.clear()
-        screen.write("".join(line + "\n" for line in lines))
-        self._height = len(lines)
-
-    def clear(self) -> None:
-        if self._height:
-            screen.write(f"\x1b[{self._height}A\x1b[J")
-            self._height = 0
+def _draw(block: Block, simulated: bool, elapsed_s: float) -> None:
+    if not block.live:
+        return
+    try:
+        connection, _ = reach(simulated)
+        status = from_json(ask(connection, {"cmd": "status"}, timeout_s=5.0)["status"])
+    except NotRunningError:
+        return
+    env = os.environ
+    lines = progress_block(
+        status,
+        width=screen.width(env),
+        color=screen.color(env),
+        unicode=screen.unicode(env),
+        elapsed_s=elapsed_s,
+        spinner=block.frame,
+    )
+    block.draw(lines)
 
 
 def _tell(reply: dict[str, Any], *, simulated: bool, seconds: float, quiet: bool) -> None:

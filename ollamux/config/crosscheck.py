@@ -16,9 +16,9 @@ from ollamux.config.findings import Finding, dotted
 from ollamux.config.keys import key_of, written
 from ollamux.config.locate import KeyPath, Places
 from ollamux.config.refs import parse_ref
-from ollamux.config.rules import Wrong
+from ollamux.config.rules import Wrong, did_you_mean
 from ollamux.domain.spec import GpuRef, InstanceSpec, RestartSpec
-from ollamux.domain.text import exact_duration, parse_duration
+from ollamux.domain.text import exact_duration, parse_duration, safe_text, same_model
 
 Table = Mapping[str, Any]
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - to be recognised, not to be bound
@@ -68,6 +68,7 @@ def crosscheck(document: Table, places: Places, *, first_open_port: int) -> Iter
         if isinstance(own, dict)
     ]
     yield from _names(instances, places)
+    yield from _models(document.get("models"), instances, places)
     yield from _listening([each for each in known if each.runs], places, first_open_port=first_open_port)
     yield from _devices(known, places)
     seen: set[tuple[KeyPath, str]] = set()
@@ -92,6 +93,26 @@ def _names(instances: Table, places: Places) -> Iterator[Finding]:
             elif re.fullmatch(words.NAME_PATTERN[1:-1], name.lower()):
                 hint = f'did you mean "{name.lower()}"?'
             yield Finding(path=path, message=rule, hint=hint, at_key=True)
+
+
+def _models(models: Any, instances: Table, places: Places) -> Iterator[Finding]:
+    if not isinstance(models, dict):
+        return
+    for number, (name, table) in enumerate(models.items()):
+        path: KeyPath = ("models", name)
+        twin = next((each for each in list(models)[:number] if same_model(each, name)), None)
+        if twin is not None:
+            there = f"{twin}{_in_line(places, ('models', twin))}"
+            yield Finding(path=path, message=f"{there} is the same model", hint="one table says all of it", at_key=True)
+        prefer = table.get("prefer") if isinstance(table, dict) else None
+        single = isinstance(prefer, str)
+        for at, each in enumerate([prefer] if single else prefer if isinstance(prefer, list) else ()):
+            if isinstance(each, str) and each not in instances:
+                yield Finding(
+                    path=(*path, "prefer") if single else (*path, "prefer", at),
+                    message=f"there is no instance {safe_text(each, limit=40)!r}",
+                    hint=did_you_mean(each, list(instances)) or f"there are: {', '.join(instances)}",
+                )
 
 
 def _listening(instances: list[_Instance], places: Places, *, first_open_port: int) -> Iterator[Finding]:

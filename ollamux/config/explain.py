@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ollamux.config.findings import Finding
+from ollamux.config.keys import literal
 from ollamux.config.locate import KeyPath
 from ollamux.config.managed import refusal
 from ollamux.config.rules import Wrong, did_you_mean, kind
@@ -38,6 +39,7 @@ _SYNONYMS = {
     "servers": "instances",
     "default": "defaults",
 }
+_CONTEXT = frozenset({"num_ctx", "context_length", "context"})
 _GUESS = re.compile(r'did you mean "(\w+)"\?')
 _MISSING = {
     "port": ("port is missing", "write for instance port = 11435"),
@@ -82,6 +84,10 @@ def _as_table(path: KeyPath) -> str | None:
     match path:
         case ("instances",):
             return "each instance is a table [instances.NAME], with single brackets"
+        case ("models",):
+            return 'each model is a table [models."NAME"]; where models are stored says the key store'
+        case ("models", str()):
+            return f"as in [models.{literal(str(path[-1]))}] with replicas = 2 below it"
         case (*_, "env"):
             return 'as env = { OLLAMA_DEBUG = "1" }'
         case ("instances", str()):
@@ -100,8 +106,9 @@ def _unknown(path: KeyPath, value: object, schema: Mapping[str, Any]) -> tuple[s
     if not table and isinstance(value, dict) and "port" in value:
         return "unknown table", f"did you mean [instances.{name}]?"
     what = "unknown table" if isinstance(value, dict) else "unknown key"
-    synonym = _SYNONYMS.get(name.lower())
-    if synonym in known:
+    synonyms = [_SYNONYMS.get(name.lower()), "ctx" if name.lower() in _CONTEXT else None]
+    synonym = next((each for each in synonyms if each in known), None)
+    if synonym is not None:
         return what, f'did you mean "{synonym}"?'
     homes = _homes(name, table, schema)
     if homes:
@@ -113,11 +120,18 @@ def _keys_of(schema: Mapping[str, Any], path: KeyPath) -> Mapping[str, Any]:
     """Return the keys that the schema knows in a table."""
     here: Mapping[str, Any] = schema
     for part in path:
-        here = here.get("properties", {}).get(part) or here.get("additionalProperties") or {}
+        here = here.get("properties", {}).get(part) or _any_of(here)
         if "$ref" in here:
             here = schema["$defs"][here["$ref"].rpartition("/")[2]]
     keys: Mapping[str, Any] = here.get("properties", {})
     return keys
+
+
+def _any_of(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the tables are whose names are free, as those of instances and models."""
+    patterns: Mapping[str, Any] = table.get("patternProperties") or {}
+    found: Mapping[str, Any] = table.get("additionalProperties") or next(iter(patterns.values()), {})
+    return found
 
 
 def _homes(name: str, table: KeyPath, schema: Mapping[str, Any]) -> str | None:

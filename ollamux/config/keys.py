@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
-from ollamux.domain.spec import InstanceSpec, PinSpec
+from ollamux.domain.spec import EVERY_CARD, InstanceSpec, PinSpec
 from ollamux.domain.text import exact_duration, exact_size
 
 FOR_EVER = -1
@@ -42,6 +42,8 @@ def written(field: str, value: object) -> Any:
         return FOR_EVER if value < 0 else exact_duration(value)
     if isinstance(value, int) and field.endswith("_bytes"):
         return exact_size(value)
+    if field == "replicas" and value == EVERY_CARD:
+        return "all"
     if field == "env" and isinstance(value, tuple):
         return dict(value)
     if isinstance(value, PinSpec) and value == PinSpec(name=value.name):

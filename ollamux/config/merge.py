@@ -11,6 +11,7 @@ from ollamux.domain.spec import (
     GpuRef,
     HealthSpec,
     InstanceSpec,
+    ModelSpec,
     OnFault,
     Pinning,
     RestartSpec,
@@ -28,6 +29,8 @@ def fleet_of(document: Document) -> FleetSpec:
     return FleetSpec(
         supervisor=SupervisorSpec(**_given(document.supervisor)),
         instances=tuple(_instance(name, each, document.defaults) for name, each in document.instances.items()),
+        placement=document.placement,
+        models=tuple(ModelSpec(name=name, **_given(each)) for name, each in document.models.items()),
     )
 
 

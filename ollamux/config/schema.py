@@ -1,39 +1,43 @@
-"""The shape of the file: every table and key with its rule, default and words. The only module that knows pydantic.
+"""The shape of the file: every table and key with its rule, default and words.
 
 Fields are called as in the specification and carry the TOML key as alias, so that what is set in the file can be
-handed to the specification as it is.
+handed to the specification as it is. Only this module and `typed` know pydantic.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    ValidationError,
-    WrapValidator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import core_schema
 
 from ollamux.config import preloads, rules, words
 from ollamux.config.keys import default_of, key_of, written
-from ollamux.config.refs import GPU_RULE, GPUS_SCHEMA, gpu_list, parse_ref
-from ollamux.config.rules import Rule, Wrong
+from ollamux.config.typed import (
+    VERSION,
+    By,
+    Count,
+    Env,
+    Flag,
+    Gpus,
+    Notify,
+    OnFaultWord,
+    Port,
+    Prefer,
+    Preload,
+    Replicas,
+    Time,
+)
 from ollamux.domain.spec import (
     CanarySpec,
-    FaultPolicy,
-    GpuRef,
+    FleetSpec,
     HealthSpec,
     InstanceSpec,
+    ModelSpec,
     OnDeath,
     OnFault,
-    PinSpec,
+    PlacementMode,
     Pull,
     RestartPolicy,
     RestartSpec,
@@ -41,80 +45,8 @@ from ollamux.domain.spec import (
 )
 
 MOST_INSTANCES = 256
+MOST_MODELS = 256
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _By:
-    """Lets one of our rules be the whole validation and the whole JSON Schema of a value."""
-
-    rule: Rule
-
-    def __get_pydantic_core_schema__(self, source: Any, resolve: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.rule.check)
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, resolve: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**self.rule.schema, "$comment": self.rule.says}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Drawn:
-    """Replaces the JSON Schema that pydantic would draw."""
-
-    schema: dict[str, Any]
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, resolve: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return dict(self.schema)
-
-
-Gpu = Annotated[GpuRef, _By(Rule(check=parse_ref, schema={}, says=GPU_RULE))]
-Gpus = Annotated[tuple[Gpu, ...], WrapValidator(gpu_list), _Drawn(GPUS_SCHEMA)]
-Env = Annotated[
-    dict[Annotated[str, _By(words.VARIABLE)], Annotated[str, _By(words.CONTENT)]],
-    _Drawn({**words.ENV_SCHEMA, "$comment": "table of variables, each value in quotes"}),
-]
-Preload = Annotated[
-    tuple[Annotated[PinSpec, _By(preloads.ENTRY)], ...], WrapValidator(preloads.pins), _Drawn(preloads.LIST_SCHEMA)
-]
-Flag = Annotated[bool, _By(rules.BOOLEAN)]
-Time = Annotated[float, _By(rules.duration())]
-Port = Annotated[int, _By(rules.integer(1, 65535))]
-Count = Annotated[int, _By(rules.integer(1, 256))]
-OnFaultWord = Annotated[FaultPolicy, _By(rules.choice(FaultPolicy))]
-
-
-def _notify(value: object, each: Any) -> Any:
-    argv: tuple[str, ...] = each(value)
-    if argv and not argv[0].startswith("/"):
-        raise Wrong(
-            'the program must be an absolute path, as "/usr/local/bin/tell-me"', "arguments are further entries"
-        )
-    return argv
-
-
-Notify = Annotated[
-    tuple[Annotated[str, _By(words.ARGUMENT)], ...],
-    WrapValidator(_notify),
-    _Drawn(
-        {
-            "$comment": "list: absolute path, then arguments",
-            "type": "array",
-            "items": dict(words.ARGUMENT.schema),
-            "prefixItems": [{"type": "string", "pattern": "^/"}],
-        }
-    ),
-]
-
-
-def _version(value: object) -> int:
-    if isinstance(value, bool) or value != 1 or not isinstance(value, int):
-        newer = isinstance(value, int) and not isinstance(value, bool) and value > 1
-        hint = "the file was written for a newer ollamux" if newer else "write version = 1"
-        raise Wrong("must be 1, the only version of this format", hint)
-    return 1
-
-
-_VERSION = Rule(check=_version, schema={"type": "integer", "const": 1}, says="1")
 
 
 class _Table(BaseModel):
@@ -134,10 +66,10 @@ class HealthTable(_Table):
 
     interval_s: Time = _key(HealthSpec, "interval_s", "Time between two checks; an hour is as good as off.")
     timeout_s: Time = _key(HealthSpec, "timeout_s", "An answer that takes longer counts as a miss.")
-    failures: Annotated[int, _By(rules.integer(1, 100))] = _key(
+    failures: Annotated[int, By(rules.integer(1, 100))] = _key(
         HealthSpec, "failures", "Misses in a row that make an instance UNHEALTHY."
     )
-    unhealthy_timeout_s: Annotated[float, _By(rules.duration(zero="the remedy at once"))] = _key(
+    unhealthy_timeout_s: Annotated[float, By(rules.duration(zero="the remedy at once"))] = _key(
         HealthSpec, "unhealthy_timeout_s", "UNHEALTHY for so long, then it is restarted."
     )
     start_timeout_s: Time = _key(HealthSpec, "start_timeout_s", "Not READY after so long, then it is started again.")
@@ -146,24 +78,24 @@ class HealthTable(_Table):
 class RestartTable(_Table):
     """How an instance comes back."""
 
-    policy: Annotated[RestartPolicy, _By(rules.choice(RestartPolicy))] = _key(
+    policy: Annotated[RestartPolicy, By(rules.choice(RestartPolicy))] = _key(
         RestartSpec, "policy", 'Restart one that ended by itself: "always", "on-failure", "never".'
     )
-    first_s: Annotated[float, _By(rules.duration(zero="at once"))] = _key(
+    first_s: Annotated[float, By(rules.duration(zero="at once"))] = _key(
         RestartSpec, "first_s", "Delay before the first restart."
     )
     base_s: Time = _key(RestartSpec, "base_s", "Delay before the second restart; it grows from there.")
-    factor: Annotated[float, _By(rules.number(1, 100))] = _key(
+    factor: Annotated[float, By(rules.number(1, 100))] = _key(
         RestartSpec, "factor", "Each further restart waits so many times longer."
     )
     cap_s: Time = _key(RestartSpec, "cap_s", "No restart waits longer than this.")
-    failure_limit: Annotated[int, _By(rules.integer(0, 1000))] = _key(
+    failure_limit: Annotated[int, By(rules.integer(0, 1000))] = _key(
         RestartSpec, "failure_limit", "Short runs in a row that make it FAILED; 0 never gives up."
     )
-    stable_for_s: Annotated[float, _By(rules.duration(zero="as soon as it is READY"))] = _key(
+    stable_for_s: Annotated[float, By(rules.duration(zero="as soon as it is READY"))] = _key(
         RestartSpec, "stable_for_s", "READY for so long: earlier failures are forgotten."
     )
-    stop_timeout_s: Annotated[float, _By(rules.duration(zero="killed at once"))] = _key(
+    stop_timeout_s: Annotated[float, By(rules.duration(zero="killed at once"))] = _key(
         RestartSpec, "stop_timeout_s", "Time to end by itself before it is killed."
     )
     retry_failed_s: Time = _key(RestartSpec, "retry_failed_s", "A FAILED instance is tried again at this pace.")
@@ -183,15 +115,15 @@ class OnTable(_Table):
 class CanaryTable(_Table):
     """Ask a loaded model for one token now and then, to find what hangs behind an API that answers."""
 
-    models: tuple[Annotated[str, _By(words.MODEL)], ...] = _key(
+    models: tuple[Annotated[str, By(words.MODEL)], ...] = _key(
         CanarySpec, "models", "Models that may be asked, each only while it is loaded anyway."
     )
     interval_s: Time = _key(CanarySpec, "interval_s", "Time between two questions to one instance.")
     timeout_s: Time = _key(CanarySpec, "timeout_s", "No token after so long counts as a miss.")
-    failures: Annotated[int, _By(rules.integer(1, 100))] = _key(
+    failures: Annotated[int, By(rules.integer(1, 100))] = _key(
         CanarySpec, "failures", "Misses in a row that make an instance UNHEALTHY."
     )
-    per_hour: Annotated[int, _By(rules.integer(1, 3600))] = _key(
+    per_hour: Annotated[int, By(rules.integer(1, 3600))] = _key(
         CanarySpec, "per_hour", "An instance is asked no more often than this in any hour."
     )
 
@@ -201,36 +133,36 @@ class DefaultsTable(_Table):
 
     enabled: Flag = _key(InstanceSpec, "enabled", "false keeps an instance down for good.")
     share_gpu: Flag = _key(InstanceSpec, "share_gpu", "Its GPUs may be in other instances that say true, too.")
-    ollama: Annotated[str, _By(words.PROGRAM)] = _key(
+    ollama: Annotated[str, By(words.PROGRAM)] = _key(
         InstanceSpec, "ollama", "The program: a name on PATH, or its path."
     )
-    host: Annotated[str, _By(words.HOST)] = _key(
+    host: Annotated[str, By(words.HOST)] = _key(
         InstanceSpec, "host", "Address to listen on. Beware of 0.0.0.0: ollama asks no password."
     )
     allow_lan: Flag = _key(InstanceSpec, "allow_lan", "No warning about an address that others can reach.")
-    store: Annotated[str, _By(words.FOLDER)] | None = _key(InstanceSpec, "store", "Folder of the models.")
-    context_length: Annotated[int, _By(rules.integer(256, 16_777_216))] = _key(
+    store: Annotated[str, By(words.FOLDER)] | None = _key(InstanceSpec, "store", "Folder of the models.")
+    context_length: Annotated[int, By(rules.integer(256, 16_777_216))] = _key(
         InstanceSpec, "context_length", "Tokens of context where a request asks for none."
     )
     num_parallel: Count | None = _key(InstanceSpec, "num_parallel", "Requests that a model serves at once.")
     max_loaded_models: Count | None = _key(InstanceSpec, "max_loaded_models", "Models in memory at once.")
-    keep_alive_s: Annotated[float, _By(words.KEEP_ALIVE)] | None = _key(
+    keep_alive_s: Annotated[float, By(words.KEEP_ALIVE)] | None = _key(
         InstanceSpec, "keep_alive_s", "An idle model stays loaded for so long."
     )
-    kv_cache_type: Annotated[str, _By(rules.one_of("f16", "q8_0", "q4_0"))] | None = _key(
+    kv_cache_type: Annotated[str, By(rules.one_of("f16", "q8_0", "q4_0"))] | None = _key(
         InstanceSpec, "kv_cache_type", 'Context in memory: "f16", "q8_0" is half of it, "q4_0" a quarter.'
     )
     flash_attention: Flag | None = _key(
         InstanceSpec, "flash_attention", "Forced on or off; a q8_0 or q4_0 cache needs it."
     )
-    headroom_bytes: Annotated[int, _By(rules.size(1024**2, zero="none"))] | None = _key(
+    headroom_bytes: Annotated[int, By(rules.size(1024**2, zero="none"))] | None = _key(
         InstanceSpec, "headroom_bytes", "Memory kept free on each GPU."
     )
-    cache_ram_bytes: Annotated[int, _By(rules.size(1024**2, zero="no cache"))] = _key(
+    cache_ram_bytes: Annotated[int, By(rules.size(1024**2, zero="no cache"))] = _key(
         InstanceSpec, "cache_ram_bytes", "Host memory that each runner may use to cache prompts."
     )
     preload: Preload = _key(InstanceSpec, "preload", "Models to load at start and to keep loaded.")
-    pull: Annotated[Pull, _By(rules.choice(Pull))] = _key(
+    pull: Annotated[Pull, By(rules.choice(Pull))] = _key(
         InstanceSpec, "pull", 'Models to keep that are not in the store: "missing" fetches them.'
     )
     env: Env = Field(
@@ -257,19 +189,19 @@ class InstanceTable(DefaultsTable):
 class SupervisorTable(_Table):
     """What concerns the whole fleet."""
 
-    max_parallel_starts: Annotated[int, _By(rules.integer(0, 256))] = _key(
+    max_parallel_starts: Annotated[int, By(rules.integer(0, 256))] = _key(
         SupervisorSpec, "max_parallel_starts", "Instances that start at the same time; 0 starts all at once."
     )
-    on_death: Annotated[OnDeath, _By(rules.choice(OnDeath))] = _key(
+    on_death: Annotated[OnDeath, By(rules.choice(OnDeath))] = _key(
         SupervisorSpec, "on_death", 'When the supervisor is killed: "keep" the instances or "stop" them.'
     )
-    log_max_bytes: Annotated[int, _By(rules.size(4096))] = _key(
+    log_max_bytes: Annotated[int, By(rules.size(4096))] = _key(
         SupervisorSpec, "log_max_bytes", "The log of an instance is rotated at this size."
     )
-    log_keep: Annotated[int, _By(rules.integer(0, 100))] = _key(
+    log_keep: Annotated[int, By(rules.integer(0, 100))] = _key(
         SupervisorSpec, "log_keep", "Rotated logs kept of each instance."
     )
-    log_total_max_bytes: Annotated[int, _By(rules.size(4096))] = _key(
+    log_total_max_bytes: Annotated[int, By(rules.size(4096))] = _key(
         SupervisorSpec, "log_total_max_bytes", "Room for all logs together; the oldest rotated ones go first."
     )
     notify: Notify = _key(
@@ -291,13 +223,35 @@ Instances = Annotated[
 ]
 
 
+class ModelTable(_Table):
+    """A model that is wanted, wherever it fits; its name is the name of the table."""
+
+    ctx: Annotated[int, By(preloads.CONTEXT)] | None = _key(
+        ModelSpec, "ctx", "Tokens of context; its Modelfile, then context_length decides where it is not set."
+    )
+    replicas: Replicas = _key(ModelSpec, "replicas", 'On so many cards, each another one; "all": wherever it fits.')
+    prefer: Prefer = _key(ModelSpec, "prefer", "Instances that it is to go to if it fits there.")
+
+
+Models = Annotated[
+    dict[Annotated[str, By(words.MODEL)], ModelTable],
+    Field(json_schema_extra={"maxProperties": MOST_MODELS, "propertyNames": dict(words.MODEL.schema)}),
+]
+
+
 class Document(_Table):
     """The configuration of ollamux: which GPUs, which ports, and how the instances are kept running."""
 
-    version: Annotated[int, _By(_VERSION)] = Field(title="version", description="Version of this format.")
+    version: Annotated[int, By(VERSION)] = Field(title="version", description="Version of this format.")
+    placement: Annotated[PlacementMode, By(rules.choice(PlacementMode))] = _key(
+        FleetSpec, "placement", 'Which instance keeps which of the models: "auto" decides by the memory that they need.'
+    )
     supervisor: SupervisorTable = Field(default_factory=SupervisorTable)
     defaults: DefaultsTable = Field(default_factory=DefaultsTable)
     instances: Instances = Field(title="instances", description="One table for each instance, [instances.NAME].")
+    models: Models = Field(
+        default_factory=dict, title="models", description='Models that are wanted, each a table [models."NAME"].'
+    )
 
 
 class _Plain(GenerateJsonSchema):

@@ -12,6 +12,7 @@ from ollamux.domain.secrets import mask
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 
 _GROUPS = ("health", "restart", "on", "canary")
+_UNSET = {"ctx": "as its Modelfile says, else context_length"}
 _APART = frozenset({"name", "pinning", "gpus", "port", "env", *_GROUPS})
 
 
@@ -20,7 +21,8 @@ def effective(fleet: FleetSpec, resolved: Mapping[str, tuple[str, ...]] | None =
 
     `resolved` gives the UUIDs of each instance's GPUs where they are known.
     """
-    lines = ["version = 1", "", "[supervisor]", *_keys(fleet.supervisor)]
+    lines = ["version = 1", f"placement = {literal(fleet.placement.value)}"]
+    lines += ["", "[supervisor]", *_keys(fleet.supervisor)]
     for spec in fleet.instances:
         heading = f"instances.{name_literal(spec.name)}"
         known = (resolved or {}).get(spec.name)
@@ -30,6 +32,8 @@ def effective(fleet: FleetSpec, resolved: Mapping[str, tuple[str, ...]] | None =
         lines.append(f"env = {literal(env)}")
         for group in _GROUPS:
             lines += ["", f"[{heading}.{group}]", *_keys(getattr(spec, group))]
+    for model in fleet.models:
+        lines += ["", f"[models.{name_literal(model.name)}]", *_keys(model)]
     return "\n".join(lines) + "\n"
 
 
@@ -38,7 +42,8 @@ def _keys(spec: object) -> list[str]:
     for name in (each.name for each in fields(spec) if each.name not in _APART):  # type: ignore[arg-type]
         value = getattr(spec, name)
         if value is None:
-            lines.append(f"# {key_of(name)}: ollama's own default")
+            otherwise = _UNSET.get(name, "ollama's own default")
+            lines.append(f"# {key_of(name)}: {otherwise}")
         else:
             lines.append(f"{key_of(name)} = {literal(written(name, value))}")
     return lines

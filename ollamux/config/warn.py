@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ollamux.domain.spec import FleetSpec, InstanceSpec
+from ollamux.domain.spec import FleetSpec, InstanceSpec, PlacementMode
 from ollamux.domain.text import safe_text
 
 _ANY_PAGE = ("http://", "https://")
@@ -13,6 +13,8 @@ def warnings(fleet: FleetSpec) -> tuple[str, ...]:
     told = [f"{spec.name}: {text}" for spec in fleet.instances if spec.enabled for text in _of(spec)]
     if not any(spec.enabled for spec in fleet.instances):
         told.append("every instance has enabled = false: there is nothing to run")
+    if fleet.placement is PlacementMode.AUTO and not fleet.models:
+        told.append('placement is "auto", but there is no model to place: each is a table [models."NAME"]')
     return tuple(told)
 
 

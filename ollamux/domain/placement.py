@@ -54,7 +54,7 @@ Cost = tuple[int, ...]
 def place(wishes: Sequence[Wish], room: Room, present: Pairs = frozenset()) -> Placement:
     """Return where each model goes. `present` is what is loaded where now.
 
-    In this order: no model is left out altogether, no replica, no bytes; few loads; what is preferred; models side by
+    In this order: no model is left out altogether, no replica, no bytes; what is preferred; few loads; models side by
     side rather than on one card, since they then compute at the same time; whole rooms are kept for what comes later.
     """
     order = sorted(wishes, key=lambda wish: (-wish.size_bytes, wish.model))
@@ -159,7 +159,7 @@ def _cost_of(wish: Wish, instances: Sequence[str], present: Pairs) -> Cost:
     missing = wish.replicas - len(instances)
     loads = sum((wish.model, instance) not in present for instance in instances)
     disliked = sum(instance not in wish.prefer for instance in instances) if wish.prefer else 0
-    return int(not instances), missing, missing * wish.size_bytes, loads, disliked
+    return int(not instances), missing, missing * wish.size_bytes, disliked, loads
 
 
 class _Search:
@@ -206,8 +206,8 @@ class _Search:
         fitting = [instance for instance in wish.demand if self._board.fits(wish, instance)]
         fitting.sort(
             key=lambda instance: (
-                (wish.model, instance) not in self._present,
                 instance not in wish.prefer,
+                (wish.model, instance) not in self._present,
                 self._board.left(wish, instance),
             )
         )

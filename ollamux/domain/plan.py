@@ -1,13 +1,10 @@
-"""Models beside cards: what fits where, what does not, and what would make it fit. Pure; knows no model file."""
+"""Models beside cards as values: what each needs, what goes where, what does not fit and why. Pure; no model file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ollamux.domain import placement
-from ollamux.domain.placement import Placement, Room, Wish
 from ollamux.domain.schemas import PLAN_SCHEMA
 
 
@@ -69,9 +66,9 @@ class ModelNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanCard:
-    """A card; `headroom_bytes` of it stay free, and its server holds `slots` models at once.
+    """A card, or the host's memory where the CPU computes; `headroom_bytes` of it stay free.
 
-    `instance` is the one that has this card alone, None where none is configured.
+    `others_bytes` is what others than our instances hold of it: the driver itself, a screen, a stranger's process.
     """
 
     uuid: str
@@ -79,27 +76,50 @@ class PlanCard:
     name: str
     total_bytes: int
     headroom_bytes: int
-    slots: int = 3
-    instance: str | None = None
+    others_bytes: int = 0
 
     @property
     def room_bytes(self) -> int:
         """Return what models may take of it."""
-        return max(self.total_bytes - self.headroom_bytes, 0)
+        return max(self.total_bytes - self.headroom_bytes - self.others_bytes, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placed:
-    """A model on a card."""
+    """A model on an instance: `shares` says how many bytes on which card. `instance` is None where none is configured.
+
+    `present`: it is loaded there already; `pinned`: the configuration or a person keeps it there anyway.
+    """
 
     model: str
-    uuid: str
-    size_bytes: int
+    instance: str | None
+    shares: tuple[tuple[str, int], ...]
+    present: bool = False
+    pinned: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what it takes of all its cards."""
+        return sum(size for _, size in self.shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """An instance over several cards that is not configured, and that a model needs.
+
+    It takes the cards of `members` and shares them with these; `link` is the longest way between two of the cards.
+    """
+
+    instance: str | None
+    members: tuple[str, ...]
+    cards: tuple[str, ...]
+    link: str
+    nvlinks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unplaced:
-    """A model without a card, why, and what would help."""
+    """A model without a card, or with fewer than wanted; why, and what would help."""
 
     model: str
     reason: str
@@ -108,7 +128,7 @@ class Unplaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The whole picture."""
+    """The whole picture. `kept` is what stays on the cards besides, because it is pinned there."""
 
     version: str
     time: str
@@ -117,34 +137,16 @@ class Plan:
     cards: tuple[PlanCard, ...]
     placement: tuple[Placed, ...]
     unplaced: tuple[Unplaced, ...]
+    spans: tuple[Span, ...] = ()
+    kept: tuple[Placed, ...] = ()
 
     def planned_bytes(self, uuid: str) -> int:
         """Return what was given to a card."""
-        return sum(placed.size_bytes for placed in self.placement if placed.uuid == uuid)
+        return sum(size for placed in self.placement for card, size in placed.shares if card == uuid)
 
-
-def place(needs: Sequence[ModelNeed], cards: Sequence[PlanCard]) -> tuple[tuple[Placed, ...], tuple[ModelNeed, ...]]:
-    """Give each model a card; return also those without one. What else has no place is computed in smaller batches."""
-    room = Room({card.uuid: card.room_bytes for card in cards}, {card.uuid: card.slots for card in cards})
-    sizes = {need.name: need.total_bytes for need in needs}
-    found = _placement(needs, sizes, room)
-    if found.missing:
-        tighter = sizes | {need.name: need.least_bytes for need in needs if need.name in found.missing}
-        again = _placement(needs, tighter, room)
-        if len(again.missing) < len(found.missing):
-            sizes, found = tighter, again
-    placed = tuple(
-        Placed(model=need.name, uuid=card.uuid, size_bytes=sizes[need.name])
-        for card in cards
-        for need in needs
-        if (need.name, card.uuid) in found.placed
-    )
-    return placed, tuple(need for need in needs if need.name in found.missing)
-
-
-def _placement(needs: Sequence[ModelNeed], sizes: Mapping[str, int], room: Room) -> Placement:
-    wishes = [Wish(need.name, 1, {card: {card: sizes[need.name]} for card in room.cards}) for need in needs]
-    return placement.place(wishes, room)
+    def kept_bytes(self, uuid: str) -> int:
+        """Return what is kept on a card besides."""
+        return sum(size for placed in self.kept for card, size in placed.shares if card == uuid)
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -161,18 +163,23 @@ def as_json(plan: Plan) -> dict[str, Any]:
                 "name": card.name,
                 "total_bytes": card.total_bytes,
                 "headroom_bytes": card.headroom_bytes,
+                "others_bytes": card.others_bytes,
                 "planned_bytes": plan.planned_bytes(card.uuid),
+                "kept_bytes": plan.kept_bytes(card.uuid),
             }
             for card in plan.cards
         ],
-        "placement": [
+        "placement": [_placed(placed) for placed in plan.placement],
+        "kept": [_placed(placed) for placed in plan.kept],
+        "spans": [
             {
-                "model": placed.model,
-                "instance": next((card.instance for card in plan.cards if card.uuid == placed.uuid), None),
-                "cards": [placed.uuid],
-                "bytes": placed.size_bytes,
+                "instance": span.instance,
+                "members": list(span.members),
+                "cards": list(span.cards),
+                "link": span.link,
+                "nvlinks": span.nvlinks,
             }
-            for placed in plan.placement
+            for span in plan.spans
         ],
         "unplaced": [
             {
@@ -185,6 +192,17 @@ def as_json(plan: Plan) -> dict[str, Any]:
             }
             for one in plan.unplaced
         ],
+    }
+
+
+def _placed(placed: Placed) -> dict[str, Any]:
+    return {
+        "model": placed.model,
+        "instance": placed.instance,
+        "cards": [uuid for uuid, _ in placed.shares],
+        "bytes": placed.size_bytes,
+        "present": placed.present,
+        "pinned": placed.pinned,
     }
 
 

@@ -42,6 +42,13 @@ class Pull(Enum):
     MISSING = "missing"
 
 
+class PlacementMode(Enum):
+    """Who says which model is kept where: you, or the memory that each needs."""
+
+    MANUAL = "manual"
+    AUTO = "auto"
+
+
 class Pinning(Enum):
     """Which devices an instance may use."""
 
@@ -141,6 +148,20 @@ class PinSpec:
     options: LoadOptions = LoadOptions()
 
 
+EVERY_CARD = 0
+"""As a number of replicas: one on each card that can hold it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model that is wanted `replicas` times, wherever it fits; on instances of `prefer` if it fits there."""
+
+    name: str
+    ctx: int | None = None
+    replicas: int = 1
+    prefer: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """One supervised `ollama serve`.
@@ -193,10 +214,12 @@ class SupervisorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetSpec:
-    """Everything one configuration file asks for, instances in the order of the file."""
+    """Everything one configuration file asks for, instances and models in the order of the file."""
 
     supervisor: SupervisorSpec = SupervisorSpec()
     instances: tuple[InstanceSpec, ...] = ()
+    placement: PlacementMode = PlacementMode.MANUAL
+    models: tuple[ModelSpec, ...] = ()
 
     def instance(self, name: str) -> InstanceSpec | None:
         """Return the instance of that name, or None."""

@@ -14,6 +14,7 @@ from ollamux.render.pen import Pen
 
 _BAR_CELLS = 24
 _NO_LIMIT = 1 << 30
+_BY = {"hand": " by hand", "placement": " by plan"}
 
 
 def models_table(rows: Sequence[Row], *, width: int, color: bool, unicode: bool, now: float, simulated: bool) -> str:
@@ -53,7 +54,8 @@ def _loaded(pen: Pen, row: Row) -> Spans:
 def _kept(pen: Pen, row: Row) -> Spans:
     if not row.pins:
         return pen.text(words.DASH, "dim")
-    said = [each["instance"] + (" by hand" if each["by"] == "hand" else "") for each in row.pins]
+    kinds = dict.fromkeys(each["by"] for each in row.pins)
+    said = [", ".join(each["instance"] for each in row.pins if each["by"] == by) + _BY.get(by, "") for by in kinds]
     bad = any(each["state"] in TROUBLED for each in row.pins)
     return pen.text(("! " if bad else "") + ", ".join(said), "bad" if bad else "")
 

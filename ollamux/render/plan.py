@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ollamux.domain.plan import ModelNeed, Plan, PlanCard, Remedy, Unplaced
+from ollamux.domain.links import KINDS
+from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Remedy, Span, Unplaced
 from ollamux.domain.text import format_gib, format_size
-from ollamux.render import words
+from ollamux.render import topology, words
 from ollamux.render.cells import Spans
 from ollamux.render.grid import Column, flat_table
 from ollamux.render.overview import bar_width
@@ -31,6 +32,8 @@ def draw_plan(pen: Pen, plan: Plan) -> str:
     lines += (
         ["", *_cards(pen, plan)] if plan.cards else ["", *_hanging(pen, "There is no GPU here to plan for.", "dim")]
     )
+    for span in plan.spans:
+        lines += ["", *_span(pen, plan, span)]
     for one in plan.unplaced:
         lines += ["", *_unplaced(pen, one)]
     if plan.cards and not plan.unplaced:
@@ -77,10 +80,14 @@ def _total(pen: Pen, need: ModelNeed) -> Spans:
 
 def _fits(pen: Pen, plan: Plan, need: ModelNeed) -> Spans:
     fitting = [card for card in plan.cards if card.room_bytes >= need.least_bytes]
+    if not fitting and any(one.model == need.name and len(one.shares) > 1 for one in plan.placement):
+        return pen.text("several", "wait")
     if not fitting:
         return pen.text("no card", "bad")
     if len(fitting) == len(plan.cards) > 1:
         return pen.text("every card", "good")
+    if plan.cards[0].mark == "CPU":
+        return pen.text("the host", "good")
     return pen.text("GPU " + ", ".join(card.mark for card in fitting), "good")
 
 
@@ -100,18 +107,48 @@ def _cards(pen: Pen, plan: Plan) -> list[str]:
 
 
 def _held(pen: Pen, plan: Plan, card: PlanCard) -> list[str]:
-    """Say what goes on a card."""
-    held = [placed for placed in plan.placement if placed.uuid == card.uuid]
-    text = ", ".join(f"{words.short_model(placed.model)} {format_size(placed.size_bytes)}" for placed in held)
-    return pen.hanging(pen.text(text), indent=4, width=min(pen.width, _WIDEST), lead="└ ") if held else []
+    """Say what goes on a card, and what is kept there besides."""
+    planned = [text for placed in plan.placement if (text := _share(plan, placed, card))]
+    kept = [f"{text} (kept there)" for placed in plan.kept if (text := _share(plan, placed, card))]
+    others = [f"others {format_size(card.others_bytes)}"] if card.others_bytes and (planned or kept) else []
+    text = ", ".join([*planned, *kept, *others])
+    return pen.hanging(pen.text(text), indent=4, width=min(pen.width, _WIDEST), lead="└ ") if text else []
+
+
+def _share(plan: Plan, placed: Placed, card: PlanCard) -> str | None:
+    size = dict(placed.shares).get(card.uuid)
+    if size is None:
+        return None
+    part = f" of {format_size(placed.size_bytes)}" if len(placed.shares) > 1 else ""
+    several = sum(card.uuid in dict(one.shares) for one in (*plan.placement, *plan.kept)) > 1
+    where = f" on {placed.instance}" if placed.instance is not None and (several or part) else ""
+    return f"{words.short_model(placed.model)} {format_size(size)}{part}{where}"
+
+
+def _used(plan: Plan, card: PlanCard) -> int:
+    return plan.planned_bytes(card.uuid) + plan.kept_bytes(card.uuid) + card.others_bytes
 
 
 def _bar(pen: Pen, plan: Plan, card: PlanCard, width: int) -> Spans:
-    return pen.bar(plan.planned_bytes(card.uuid) / card.total_bytes if card.total_bytes else 0.0, width)
+    return pen.bar(_used(plan, card) / card.total_bytes if card.total_bytes else 0.0, width)
 
 
 def _planned(pen: Pen, plan: Plan, card: PlanCard) -> Spans:
-    return pen.text(f"{format_gib(plan.planned_bytes(card.uuid))}/{format_gib(card.total_bytes)} GiB")
+    return pen.text(f"{format_gib(_used(plan, card))}/{format_gib(card.total_bytes)} GiB")
+
+
+def _span(pen: Pen, plan: Plan, span: Span) -> list[str]:
+    """Say that a model is larger than every card, over which ones it goes, and what that takes."""
+    models = [words.short_model(one.model) for one in plan.placement if set(dict(one.shares)) == set(span.cards)]
+    marks = [card.mark for card in plan.cards if card.uuid in span.cards]
+    way = "" if span.link not in KINDS[:-1] else f", {topology.way(span.link, span.nvlinks)}"
+    which = f"{', '.join(marks[:-1])} and {marks[-1]}"
+    said = f"{', '.join(models)} is larger than every card, and goes over GPU {which}{way}."
+    if span.instance is None:
+        said += " That takes an instance with these cards."
+    else:
+        said += f" No instance has them together: ollamux plan --apply adds one, {span.instance}."
+    return _hanging(pen, said, "wait")
 
 
 def _unplaced(pen: Pen, one: Unplaced) -> list[str]:

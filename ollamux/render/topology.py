@@ -160,7 +160,11 @@ def draw_best_pair(pen: Pen, status: Status, *, width: int) -> list[str]:
         return pen.hanging(pen.text(said, "wait"), indent=1, width=width)
     sizes = [card.memory_total_bytes for card in (best.one, best.other)]
     known = [size for size in sizes if size is not None]
-    reasons = [f"all pairs are joined alike, {_way(best.link)}" if best.alike else _way(best.link)]
+    reasons = [
+        f"all pairs are joined alike, {way(best.link.kind, best.link.nvlinks)}"
+        if best.alike
+        else way(best.link.kind, best.link.nvlinks)
+    ]
     reasons.append("equal cards" if best.one.name == best.other.name else "the slower card sets the pace")
     if len(known) == 2:
         reasons.append(f"{format_gib(sum(known))} GiB together")
@@ -173,7 +177,8 @@ def draw_best_pair(pen: Pen, status: Status, *, width: int) -> list[str]:
     return pen.hanging(spans, indent=1, width=width)
 
 
-def _way(link: LinkView) -> str:
-    if link.kind == "nvlink":
-        return f"{link.nvlinks or 'some'} NVLink{'' if link.nvlinks == 1 else 's'} between them"
-    return _WORDS[link.kind][2].partition(":")[0]
+def way(kind: str, nvlinks: int | None) -> str:
+    """Say in words how two cards reach each other."""
+    if kind == "nvlink":
+        return f"{nvlinks or 'some'} NVLink{'' if nvlinks == 1 else 's'} between them"
+    return _WORDS[kind][2].partition(":")[0]

@@ -10,7 +10,7 @@ import os
 import select
 import signal
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ollamux.domain import events as ev
@@ -37,6 +37,7 @@ from ollamux.system.notify_socket import NO_MANAGER, ManagerEnv
 from ollamux.system.places import home, log_dir, runtime_dirs, state_dir
 
 if TYPE_CHECKING:
+    from ollamux.domain.placed import Placement
     from ollamux.supervisor.carried import Handover
     from ollamux.supervisor.vram import Vram
     from ollamux.supervisor.watch import Watch
@@ -71,8 +72,14 @@ def supervise(launch: Launch, handed: Handover | None = None) -> int:
     With `handed` go on in the place of the program that this one has replaced.
     """
     simulated = launch.box is not None
-    programs = check_programs(launch.fleet, launch.env) if handed is None else {}
     state = state_dir(launch.env, simulated=simulated)
+    configured = launch.fleet
+    placement = _placement(state)
+    if placement is not None:
+        from ollamux.domain.placed import with_spans
+
+        launch = replace(launch, fleet=with_spans(configured, placement.spans))
+    programs = check_programs(launch.fleet, launch.env) if handed is None else {}
     logs = log_dir(launch.env, simulated=simulated)
     private_dir(state)
     folder = Folder(state, logs=logs)
@@ -86,9 +93,20 @@ def supervise(launch: Launch, handed: Handover | None = None) -> int:
         drop_unfinished(logs)
         if launch.config is not None:
             folder.keep_config(launch.config)
-        return _Supervisor(launch, folder, logs=logs, programs=programs, handed=handed).run()
+        return _Supervisor(
+            launch, folder, logs=logs, programs=programs, handed=handed, configured=configured, placement=placement
+        ).run()
     finally:
         folder.lock.release()
+
+
+def _placement(state: str) -> Placement | None:
+    """Return what was placed before; most have nothing placed, and do not wait for what reads it."""
+    if not os.path.exists(f"{state}/placement.json"):
+        return None
+    from ollamux.supervisor.placements import kept_placement
+
+    return kept_placement(state)
 
 
 def longest_stop_s(specs: Iterable[InstanceSpec]) -> float:
@@ -108,12 +126,21 @@ class _Supervisor:
         logs: str,
         programs: Mapping[str, str],
         handed: Handover | None,
+        configured: FleetSpec,
+        placement: Placement | None,
     ) -> None:
         settle_process(folder.path)
         self._launch, self._folder, self._handed = launch, folder, handed
         simulated = launch.box is not None
         owner = folder.owner(None if handed is None else handed.owner)
-        self.core = core = Core(launch.fleet, journal=Journal(folder.path), owner=owner, log_dir=logs)
+        self.core = core = Core(
+            launch.fleet,
+            journal=Journal(folder.path),
+            owner=owner,
+            log_dir=logs,
+            configured=configured,
+            placement=placement,
+        )
         self.gpus = Gpus(core, source="simulated" if simulated else "auto", box=launch.box, env=launch.env)
         self.starter = Starter(
             core,
@@ -179,7 +206,7 @@ class _Supervisor:
             self.server.close()
             self.gpus.close()
             if self._watch is not None:
-                self._watch.notifier.close()
+                self._watch.close()
             core.loop.close()
             self._see_off_viewers()
         return self.exit_code
@@ -255,7 +282,7 @@ class _Supervisor:
             os.close(handle)
 
     def _own_children(self) -> frozenset[int]:
-        notified = frozenset[int]() if self._watch is None else self._watch.notifier.pids
+        notified = frozenset[int]() if self._watch is None else self._watch.own_pids
         return self.gpus.own_pids | self._viewers | notified
 
     def _hang_up(self) -> None:

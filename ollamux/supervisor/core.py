@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ollamux.domain import events as ev
 from ollamux.domain.commands import Command
@@ -21,6 +21,9 @@ from ollamux.supervisor.journal import Entry, Journal
 from ollamux.supervisor.unit import Unit
 from ollamux.system.clock import monotonic, wall
 from ollamux.system.loop import Loop
+
+if TYPE_CHECKING:
+    from ollamux.domain.placed import Placement
 
 START_SLOT = "a start slot"
 VRAM = "VRAM of GPU"
@@ -43,9 +46,21 @@ class News(NamedTuple):
 class Core:
     """All instances and their states. `execute` carries commands out; `changed` is told after every change."""
 
-    def __init__(self, fleet: FleetSpec, *, journal: Journal, owner: str, log_dir: str) -> None:
+    def __init__(
+        self,
+        fleet: FleetSpec,
+        *,
+        journal: Journal,
+        owner: str,
+        log_dir: str,
+        configured: FleetSpec | None = None,
+        placement: Placement | None = None,
+    ) -> None:
         self.loop = Loop(on_error=self.report_bug)
         self.fleet = fleet
+        """What is in force: as configured, with the instances that a placement added."""
+        self.configured = fleet if configured is None else configured
+        self.placement = placement
         self.journal = journal
         self.owner = owner
         self.log_dir = log_dir
@@ -63,7 +78,9 @@ class Core:
 
     def new_unit(self, spec: InstanceSpec) -> Unit:
         """Return an instance that has not been started."""
-        return Unit(spec, owner=self.owner, log_path=f"{self.log_dir}/{spec.name}.log")
+        unit = Unit(spec, owner=self.owner, log_path=f"{self.log_dir}/{spec.name}.log")
+        unit.placed_pins = self.placement.of(spec.name) if self.placement is not None else ()
+        return unit
 
     def report_bug(self, error: BaseException) -> None:
         """Say that one of our own callbacks failed, with everything needed to mend it."""

@@ -38,8 +38,16 @@ class _Errand:
 class Errands:
     """Those that run. `ended` is told how each one ended, in words, or None where it was well."""
 
-    def __init__(self, loop: Loop, env: Mapping[str, str], ended: Callable[[str | None], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        env: Mapping[str, str],
+        ended: Callable[[str | None], None],
+        *,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self._loop = loop
+        self._deadline_s = deadline_s
         self._env = clean(env)
         self._ended = ended
         self._running: dict[int, _Errand] = {}
@@ -80,7 +88,7 @@ class Errands:
             errand = self._running[pid] = _Errand(Child(pid, ours=True))
         except OSError:  # no descriptor left for the handle: it is collected with the orphans, and has no deadline
             return
-        errand.deadline = self._loop.call_later(DEADLINE_S, lambda: self._too_late(errand))
+        errand.deadline = self._loop.call_later(self._deadline_s, lambda: self._too_late(errand))
         self._loop.watch(errand.child.pidfd, read=lambda: self._leader_ended(errand))
 
     def _leader_ended(self, errand: _Errand) -> None:
@@ -107,7 +115,7 @@ class Errands:
         if over:
             self._collect(errand)
         else:
-            self._ended(f"was killed with its group: it ran for more than {DEADLINE_S:g} s")
+            self._ended(f"was killed with its group: it ran for more than {self._deadline_s:g} s")
 
     def _collect(self, errand: _Errand) -> None:
         if errand.deadline is not None:

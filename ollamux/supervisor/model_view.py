@@ -20,6 +20,7 @@ def models_view(core: Core, pulls: Pulls) -> dict[str, Any]:
     """Return it as values that JSON can hold."""
     return {
         "instances": [_instance(unit, pulls) for unit in core.units.values()],
+        "placement": None if core.placement is None else core.placement.as_json(),
         "pulls": [
             {
                 "store": pull.store,
@@ -70,7 +71,7 @@ def _pin(unit: Unit, pin: PinSpec, store: str, pulls: Pulls) -> dict[str, Any]:
     options = {each.name: getattr(pin.options, each.name) for each in fields(pin.options)}
     return {
         "name": pin.name,
-        "by": "configuration" if pin in unit.spec.preload else "hand",
+        "by": _whose(unit, pin),
         "num_ctx": pin.num_ctx,
         "keep_alive_s": None if pin.keep_alive_s is None or pin.keep_alive_s < 0 else pin.keep_alive_s,
         "options": {name: value for name, value in options.items() if value is not None},
@@ -78,6 +79,12 @@ def _pin(unit: Unit, pin: PinSpec, store: str, pulls: Pulls) -> dict[str, Any]:
         "reason": reason,
         "next_at": at,
     }
+
+
+def _whose(unit: Unit, pin: PinSpec) -> str:
+    if pin in unit.spec.preload:
+        return "configuration"
+    return "hand" if pin in unit.hand_pins else "placement"
 
 
 def _state(unit: Unit, pin: PinSpec, state: PinState, store: str, pulls: Pulls) -> tuple[str, str | None]:

@@ -80,7 +80,9 @@ def way(pin: PinSpec) -> str:
 
 
 def way_of(unit: Unit, pin: PinSpec) -> str:
-    return "since its configuration says so (preload)" if pin in unit.spec.preload else "pinned by hand"
+    if pin in unit.spec.preload:
+        return "since its configuration says so (preload)"
+    return "pinned by hand" if pin in unit.hand_pins else "placed there by a plan"
 
 
 def end_of_pin(unit: Unit, pin: PinSpec) -> str:

@@ -13,7 +13,7 @@ from ollamux.domain import pins
 from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError
 from ollamux.domain.phases import Phase
 from ollamux.domain.pins import PinState
-from ollamux.domain.spec import PinSpec
+from ollamux.domain.spec import PinSpec, PlacementMode
 from ollamux.domain.text import format_duration, safe_text, same_model
 from ollamux.protocol.client import PROTOCOL
 from ollamux.supervisor.checks import Checks
@@ -76,11 +76,13 @@ class Models:
         self._pulls = pulls
         self._preload = preload
         self._remember = remember
+        self.drop_placed: Callable[[Unit, PinSpec], None] = lambda unit, pin: None
         self._where = Where(core, gpus, pulls)
+        self.unloads = Unloads(core, checks, self._where)
         self.words: dict[str, Callable[[Client, dict[str, Any]], None]] = {
             "models": self._models,
             "load": self._load,
-            "unload": Unloads(core, checks, self._where).unload,
+            "unload": self.unloads.unload,
             "pin": self._pin,
             "unpin": self._unpin,
             "pull": PullRequests(core, pulls, self._where).pull,
@@ -217,20 +219,29 @@ class Models:
         units = [unit for unit in self._core.units.values() if named in (None, unit)]
         by_hand = [(unit, pin) for unit in units for pin in unit.hand_pins if same_model(pin.name, name)]
         configured = [unit for unit in units if any(same_model(pin.name, name) for pin in unit.spec.preload)]
-        if not by_hand and configured:
+        placed = [(unit, pin) for unit in units for pin in unit.placed_pins if same_model(pin.name, name)]
+        if placed and not by_hand and self._core.configured.placement is PlacementMode.AUTO:
+            names = ", ".join(unit.name for unit, _ in placed)
+            raise RefusedError(
+                f'{safe_text(name)} is kept on {names} because placement is "auto"',
+                hint=f'take [models."{safe_text(name)}"] out of the configuration, then: ollamux reload',
+            )
+        if not by_hand and not placed and configured:
             names = ", ".join(unit.name for unit in configured)
             raise RefusedError(
                 f"{safe_text(name)} is kept on {names} because the configuration says so (preload)",
                 hint="take it out there, then: ollamux reload",
             )
-        if not by_hand:
+        if not by_hand and not placed:
             where = "anywhere" if named is None else f"on {named.name}"
             raise NotFoundError(f"{safe_text(name)} is not pinned {where}", hint="ollamux models ls shows what is")
         outcomes = []
-        for unit, pin in by_hand:
+        for unit, pin in dict.fromkeys((*by_hand, *placed)):
             unit.hand_pins = tuple(one for one in unit.hand_pins if one != pin)
+            if pin in unit.placed_pins:
+                self.drop_placed(unit, pin)
             unit.pin_states.pop(pin.name, None)
-            self._core.note(unit, f"{safe_text(name)} is not pinned by hand any more")
+            self._core.note(unit, f"{safe_text(name)} is not pinned any more")
             self._preload.let_go(unit, pin)
             words = f"{safe_text(name)} is unpinned"
             if unit in configured:

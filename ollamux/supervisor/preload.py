@@ -59,17 +59,20 @@ class Preload:
         """Load what is asked for now, and let the server forget in its own time what is not any more."""
         for pin in before:
             if pin not in unit.spec.preload:
-                self._forget(unit, pin.name)
+                self.forget(unit, pin)
         for pin in before:
             self.let_go(unit, pin)
         if unit.state.phase is Phase.READY:
             self._checks.ask_scheduler(unit)
 
-    def _forget(self, unit: Unit, name: str) -> None:
-        unit.pin_states.pop(name, None)
-        stop = self._fetching.pop((unit.name, name), None)
+    def forget(self, unit: Unit, pin: PinSpec) -> None:
+        """Do no more for a pin that is none any more; its model stays as it is."""
+        unit.pin_states.pop(pin.name, None)
+        stop = self._fetching.pop((unit.name, pin.name), None)
         if stop is not None:
             stop()
+        for load in [load for load in unit.loads if load.pin == pin]:
+            self._loads.give_up(unit, load)
 
     def _stop_fetching(self, unit: Unit) -> None:
         for key in [key for key in self._fetching if key[0] == unit.name]:

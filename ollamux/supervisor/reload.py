@@ -17,6 +17,7 @@ from ollamux.domain import events as ev
 from ollamux.domain.difference import LIVE_FIELDS, Change, Difference, KeyChange, Kind, difference
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
+from ollamux.domain.placed import with_spans
 from ollamux.domain.secrets import mask
 from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
 from ollamux.domain.tally import by_hand
@@ -34,11 +35,16 @@ _GPU_FIELDS = frozenset({"gpus", "pinning"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A validated configuration, its very bytes, and what it changes here."""
+    """A validated configuration, its very bytes, and what it changes here.
 
-    source: bytes
+    `fleet` is what is `configured`, with the instances that a placement added. Where only these change there is no
+    `source`.
+    """
+
+    source: bytes | None
     fleet: FleetSpec
     difference: Difference
+    configured: FleetSpec
 
     @property
     def empty(self) -> bool:
@@ -72,11 +78,21 @@ class Reload:
 
     def plan(self, digest: str) -> Plan:
         """Return what the configuration with this SHA-256 would change. Raises OllamuxError; changes nothing."""
-        source, fleet = kept_fleet(self._cache, digest)
+        source, configured = kept_fleet(self._cache, digest)
+        placement = self._core.placement
+        fleet = configured if placement is None else with_spans(configured, placement.spans)
         self._check(fleet)
+        return self._planned(source, fleet, configured)
+
+    def _planned(self, source: bytes | None, fleet: FleetSpec, configured: FleetSpec) -> Plan:
         found = difference(self._core.fleet, fleet)
         changes = tuple(self._on_the_same_card(change, fleet) for change in found.changes)
-        return Plan(source=source, fleet=fleet, difference=replace(found, changes=changes))
+        return Plan(source=source, fleet=fleet, difference=replace(found, changes=changes), configured=configured)
+
+    def put(self, fleet: FleetSpec) -> None:
+        """Put the same configuration in force with other instances that a placement added."""
+        self._check(fleet)
+        self.apply(self._planned(None, fleet, self._core.configured))
 
     def _on_the_same_card(self, change: Change, fleet: FleetSpec) -> Change:
         """Another name for the card an instance runs on is no reason to restart it."""
@@ -107,7 +123,7 @@ class Reload:
             if change.name in renamed:
                 words = f"gone from the file, or renamed to {renamed[change.name]}: that is a stop and a start"
             rows.append(
-                {"name": change.name, "action": self._action(change, plan), "words": words or _WHY[change.kind]}
+                {"name": change.name, "action": self._action(change, plan), "words": words or _why(change, plan)}
             )
         return rows
 
@@ -131,10 +147,11 @@ class Reload:
         launcher = self._starter.launcher_of(plan.fleet.supervisor.on_death)
         kinds = {change.name: change.kind for change in plan.difference.changes}
         self._service.reloading()
-        self._take_over(plan.fleet)
+        self._take_over(plan.fleet, plan.configured)
         self._starter.launcher = launcher
         if not plan.empty:
-            core.note(None, "configuration reloaded: " + "; ".join(self._summary(plan)))
+            what = "placement" if plan.source is None else "configuration reloaded"
+            core.note(None, f"{what}: " + "; ".join(self._summary(plan)))
         going = [core.units[name] for name, kind in kinds.items() if kind in (Kind.REMOVED, Kind.DISABLED)]
         again = [unit for name, unit in core.units.items() if kinds.get(name) is Kind.RESTART and unit.wanted]
         new = [unit for name, unit in core.units.items() if kinds.get(name) in (Kind.ADDED, Kind.ENABLED)]
@@ -142,8 +159,9 @@ class Reload:
         stopped = {unit.name: unit.state.gen for unit in going if unit.wanted or unit.child is not None}
         started = {unit.name: unit.state.gen for unit in [*again, *new]}
         for unit in going:
-            where = "removed from" if unit.leaving else "disabled in"
-            core.dispatch(unit, ev.StopAsked(reason=f"{where} the configuration"))
+            where = "removed from the configuration" if unit.leaving else "disabled in the configuration"
+            needless = unit.leaving and plan.source is None
+            core.dispatch(unit, ev.StopAsked(reason="the placement needs it no more" if needless else where))
         for unit in sorted(again, key=lambda unit: unit.child is None):  # those first that have something to let go
             unit.tally = by_hand(unit.tally, unit.state.gen + 1)
             core.dispatch(unit, ev.RestartAsked(reason=self._reason(plan, unit)))
@@ -159,7 +177,7 @@ class Reload:
         self._service.ready()
         return started, stopped
 
-    def _take_over(self, fleet: FleetSpec) -> None:
+    def _take_over(self, fleet: FleetSpec, configured: FleetSpec) -> None:
         """Let every instance know its new specification; the order becomes that of the file."""
         core = self._core
         units: dict[str, Unit] = {}
@@ -179,7 +197,7 @@ class Reload:
                 unit.leaving = True
                 units[name] = unit
         core.units = units
-        core.fleet = fleet
+        core.fleet, core.configured = fleet, configured
 
     def _reconfigure(self, unit: Unit, spec: InstanceSpec) -> None:
         old, unit.spec = unit.spec, spec
@@ -205,7 +223,7 @@ class Reload:
 
     def _remove(self, unit: Unit) -> None:
         if unit.leaving and unit.state.phase is Phase.STOPPED and self._core.units.get(unit.name) is unit:
-            self._core.note(unit, "removed: it is gone from the configuration")
+            self._core.note(unit, "removed")
             del self._core.units[unit.name]
             self._memory.forget(unit)
 
@@ -218,6 +236,12 @@ _WHY = {
     Kind.LIVE: "",
     Kind.RESTART: "",
 }
+
+
+def _why(change: Change, plan: Plan) -> str:
+    if plan.source is None and change.kind in (Kind.ADDED, Kind.REMOVED):
+        return "a model needs it" if change.kind is Kind.ADDED else "no model needs it any more"
+    return _WHY[change.kind]
 
 
 def _key(change: KeyChange) -> str:

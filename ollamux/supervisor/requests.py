@@ -17,6 +17,7 @@ from ollamux.supervisor.core import Core
 from ollamux.supervisor.family import MARKS
 from ollamux.supervisor.models import FIELDS as MODEL_FIELDS
 from ollamux.supervisor.models import Models
+from ollamux.supervisor.placements import FIELDS as PLACE_FIELDS
 from ollamux.supervisor.reload import Reload
 from ollamux.supervisor.selecting import select
 from ollamux.supervisor.server import Client
@@ -45,6 +46,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "reload": frozenset({"digest", "dry_run", "wait", "timeout"}),
     "sim": frozenset({"fault", "target", "clear"}),
     **MODEL_FIELDS,
+    "place": PLACE_FIELDS,
 }
 """What each request may say."""
 
@@ -59,6 +61,7 @@ class Requests:
         waiters: Waiters,
         *,
         models: Models,
+        place: Callable[[Client, dict[str, Any]], None],
         shutdown: Callable[[bool, Callable[[list[int]], None] | None], None],
         upgrade: Callable[[Client, str, float], None],
         remember: Callable[[], None],
@@ -91,6 +94,7 @@ class Requests:
             "reload": self._reload,
             "sim": self._sim,
             **models.words,
+            "place": place,
         }
 
     def handle(self, client: Client, request: dict[str, Any]) -> None:

@@ -86,6 +86,7 @@ class Unit:
         self.asked_incidents: set[str] = set()
         self.loads: list[Load] = []
         self.hand_pins: tuple[PinSpec, ...] = ()
+        self.placed_pins: tuple[PinSpec, ...] = ()
         self.pin_states: dict[str, PinState] = {}
         self.work: dict[int, Work] = {}
         self.tally = Tally()
@@ -107,10 +108,12 @@ class Unit:
 
     @property
     def pins(self) -> tuple[PinSpec, ...]:
-        """What is to be kept: as the configuration says, then what was pinned by hand besides."""
-        configured = self.spec.preload
-        by_hand = (pin for pin in self.hand_pins if not any(same_model(pin.name, one.name) for one in configured))
-        return (*configured, *by_hand)
+        """What is to be kept: as the configuration says, then what was pinned by hand or placed by a plan besides."""
+        found = list(self.spec.preload)
+        for pin in (*self.hand_pins, *self.placed_pins):
+            if not any(same_model(pin.name, one.name) for one in found):
+                found.append(pin)
+        return tuple(found)
 
     def forget_checks(self) -> None:
         """Cancel every question that is under way or planned."""

@@ -13,6 +13,7 @@ from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor import leisure
+from ollamux.supervisor.autoplace import AutoPlace
 from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
@@ -22,6 +23,7 @@ from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.loads import Loads
 from ollamux.supervisor.models import Models
 from ollamux.supervisor.notify import Notifier
+from ollamux.supervisor.placements import Placements
 from ollamux.supervisor.preload import Preload
 from ollamux.supervisor.pulls import Pulls
 from ollamux.supervisor.recovery import Memory
@@ -99,13 +101,18 @@ class Watch:
             self.loads,
             self.pulls,
             preload=self.preload,
-            remember=lambda: memory.write(sync=True),
+            remember=self._pinned,
         )
+        self.placements = Placements(core, self.checks, self.preload, self.models.unloads, reload=reload, folder=state)
+        self.autoplace = AutoPlace(core, self.pulls, env=launch.env, config=None if simulated else launch.config)
+        self.models.drop_placed = self.placements.drop
+        self.placements.placed.append(self.autoplace.placed)
         self.requests = Requests(
             core,
             self.observer,
             Waiters(core),
             models=self.models,
+            place=self.placements.place,
             shutdown=shutdown,
             upgrade=self._upgrade,
             remember=lambda: memory.write(sync=True),
@@ -117,6 +124,20 @@ class Watch:
         self._carry, self._look_after = carry, look_after
         self._upgrading: Upgrade | None = None
         gpus.listeners.append(self._on_gpus)
+
+    @property
+    def own_pids(self) -> frozenset[int]:
+        """Our own children that are collected where they were started, and nowhere else."""
+        return self.notifier.pids | self.autoplace.pids
+
+    def close(self) -> None:
+        """End what runs beside the instances."""
+        self.notifier.close()
+        self.autoplace.close()
+
+    def _pinned(self) -> None:
+        self._memory.write(sync=True)
+        self.autoplace.look()
 
     def begin(self, early: list[dict[str, Any]]) -> None:
         """Catch up with what has been started, and tell what was recorded, before the loop runs."""
@@ -241,10 +262,11 @@ class Watch:
 
     def _after_reload(self, plan: Plan, old: Mapping[str, InstanceSpec]) -> None:
         """Let everybody who keeps something of the configuration follow it."""
-        self._source = plan.source
-        self.observer.config_changed = False
-        if self.upkeep is not None:
-            self.upkeep.replace_source(plan.source)
+        if plan.source is not None:
+            self._source = plan.source
+            self.observer.config_changed = False
+            if self.upkeep is not None:
+                self.upkeep.replace_source(plan.source)
         self.notifier.argv = list(plan.fleet.supervisor.notify)
         if self.console is not None:
             self.console.name_width = _name_width(plan.fleet)
@@ -259,6 +281,7 @@ class Watch:
         self._gpus.begin_again()
         self._memory.write(sync=True)
         self._warn(plan.fleet)
+        self.autoplace.look()
 
     def _on_gpus(self) -> None:
         for unit in self._core.units.values():

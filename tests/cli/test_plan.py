@@ -46,14 +46,30 @@ MODEL = thing(
     source=one_of("metadata", "calibrated", "bound"),
     notes=some(TEXT),
 )
+CARD = {"anyOf": [UUID, {"const": "host"}]}
+PLACED = thing(model=TEXT, instance=nullable(TEXT), cards=some(CARD), bytes=WHOLE, present=FLAG, pinned=FLAG)
 PLAN = thing(
     schema=one_of("ollamux.plan/1"),
     version=TEXT,
     time=TIME,
     simulated=FLAG,
     models=some(MODEL),
-    cards=some(thing(uuid=UUID, name=TEXT, total_bytes=WHOLE, headroom_bytes=WHOLE, planned_bytes=WHOLE)),
-    placement=some(thing(model=TEXT, instance=nullable(TEXT), cards=some(UUID), bytes=WHOLE)),
+    cards=some(
+        thing(
+            uuid=CARD,
+            name=TEXT,
+            total_bytes=WHOLE,
+            headroom_bytes=WHOLE,
+            others_bytes=WHOLE,
+            planned_bytes=WHOLE,
+            kept_bytes=WHOLE,
+        )
+    ),
+    placement=some(PLACED),
+    kept=some(PLACED),
+    spans=some(
+        thing(instance=nullable(TEXT), members=some(TEXT), cards=some(UUID), link=TEXT, nvlinks=nullable(WHOLE))
+    ),
     unplaced=some(
         thing(
             model=TEXT,
@@ -119,7 +135,7 @@ def test_cards_by_name(simulation: Place) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ((), USAGE, "MODEL"),
+        ((), USAGE, "no model is named"),
         (("m", "--kv", "q5"), USAGE, "no type 'q5'"),
         (("m", "--ctx", "0"), USAGE, "--ctx: 0"),
         (("m", "--parallel", "9999"), USAGE, "--parallel: 9999"),

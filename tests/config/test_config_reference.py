@@ -22,6 +22,7 @@ TABLES = (
     ("`[instances.NAME.restart]`, and `[defaults.restart]`", "RestartTable"),
     ("`[instances.NAME.on]`, and `[defaults.on]`", "OnTable"),
     ("`[instances.NAME.canary]`, and `[defaults.canary]`", "CanaryTable"),
+    ('`[models."NAME"]`', "ModelTable"),
 )
 
 
@@ -43,6 +44,9 @@ def keys() -> Iterator[str]:
     """Draw the tables of all keys."""
     schema = json_schema()
     yield "At the top stands `version = 1`, the version of this format.\n"
+    placement = schema["properties"]["placement"]
+    yield "| key | default | values | meaning |\n|---|---|---|---|"
+    yield f"| `placement` | {default('placement', placement, [])} | {values(placement)} | {placement['description']} |\n"
     for heading, name in TABLES:
         table = schema["$defs"][name]
         yield f"### {heading}\n"

@@ -1,0 +1,341 @@
+"""Make a plan: read the models, say what each needs where, and give each its place. Reads; changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ollamux import __version__
+from ollamux.cli.ground import HOST, Ground
+from ollamux.domain import spans
+from ollamux.domain.errors import NotFoundError, OllamuxError
+from ollamux.domain.placed import span_name
+from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Span, Unplaced
+from ollamux.domain.seats import Lacking, Seat, Wanted, place
+from ollamux.domain.snapshot import LinkView
+from ollamux.domain.spec import EVERY_CARD, MODELS_PER_CARD, InstanceSpec, ModelSpec, PinSpec
+from ollamux.domain.text import format_size, same_model
+from ollamux.ollama.binary import binary_version, find_ollama
+from ollamux.ollama.memory import Wish
+from ollamux.ollama.needs import Model, need_of, read_model, remedies
+from ollamux.ollama.version import Era, era_of
+from ollamux.system.clock import rfc3339, wall
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the command line sets in the place of what the configuration says."""
+
+    context: int | None = None
+    parallel: int | None = None
+    cache_type: str | None = None
+
+
+class Planner:
+    """Plans for one ground; what was read once is kept."""
+
+    def __init__(self, ground: Ground, settings: Settings) -> None:
+        self._ground = ground
+        self._settings = settings
+        self._models: dict[tuple[tuple[str, ...], str], Model] = {}
+        self._needs: dict[tuple[str, Wish, str], ModelNeed] = {}
+        self._eras: dict[str, Era] = {}
+        self._spans: dict[str, Span] = {}
+        self.missing: list[str] = []
+
+    def plan(self, models: Sequence[ModelSpec], *, lenient: bool) -> Plan:
+        """Plan for these. `lenient`: a model that cannot be read is told as one without a place, and raises nothing."""
+        wanted: list[Wanted] = []
+        unread: list[Unplaced] = []
+        for spec in models:
+            try:
+                wanted.append(self._wanted(spec))
+            except OllamuxError as error:
+                if not lenient:
+                    raise
+                if isinstance(error, NotFoundError):
+                    self.missing.append(spec.name)
+                hint = f" ({error.hint})" if error.hint else ""
+                unread.append(Unplaced(model=spec.name, reason=f"{error.message}{hint}"))
+        ground = self._ground
+        kept = tuple(self._kept({spec.name: spec for spec in models}))
+        seats = (*ground.seats, *self._added)
+        placed, lacking = place(wanted, seats, ground.cards, kept=kept, present=frozenset(self._present(models)))
+        specs = {spec.name: spec for spec in models}
+        needs = {each.model: self._shown(specs[each.model], each, placed) for each in wanted}
+        return Plan(
+            version=__version__,
+            time=rfc3339(wall()),
+            simulated=ground.simulated,
+            models=tuple(needs.values()),
+            cards=ground.cards,
+            placement=placed,
+            unplaced=(
+                *unread,
+                *(self._unplaced(specs[one.model], needs[one.model], one) for one in lacking if ground.cards),
+            ),
+            spans=tuple(span for span in self._spans.values() if any(one.instance == span.instance for one in placed)),
+            kept=tuple(one for one in kept if one not in placed),
+        )
+
+    # What is wanted, and what it needs
+
+    def _wanted(self, spec: ModelSpec) -> Wanted:
+        needs: dict[str, ModelNeed] = {}
+        missing: OllamuxError | None = None
+        for seat in self._ground.seats:
+            try:
+                needs[seat.name] = self._need(spec, seat)
+            except NotFoundError as error:
+                missing = missing or error
+        if not needs and (missing is not None or self._ground.seats):
+            raise missing or NotFoundError(f"there is no store to look for {spec.name} in")
+        self._read(spec.name, self._ground.usual if not needs else self._first(needs))
+        prefer = spec.prefer
+        if needs and not any(self._fits(need, seat) for seat in self._ground.seats if (need := needs.get(seat.name))):
+            added = self._span_seats(spec, needs)
+            needs |= {seat.name: need for seat, need in added}
+            prefer = (*prefer, *self._best(added))
+        return Wanted(model=spec.name, needs=needs, replicas=spec.replicas, prefer=prefer)
+
+    def _first(self, needs: Iterable[str]) -> InstanceSpec:
+        name = next(iter(needs))
+        return self._ground.spec_of(next(seat for seat in self._ground.seats if seat.name == name))
+
+    def _fits(self, need: ModelNeed, seat: Seat) -> bool:
+        cards = [card for card in self._ground.cards if card.uuid in seat.cards]
+        return cards[0].room_bytes >= need.least_bytes if len(cards) == 1 else spans.holds(need, cards)
+
+    def _need(self, spec: ModelSpec, seat: Seat) -> ModelNeed:
+        settings = self._ground.spec_of(seat)
+        model = self._read(spec.name, settings)
+        wish = model.wish(self._usual_wish(settings), context=self._settings.context or spec.ctx)
+        need = self._need_of(model, wish, seat.cards)
+        return replace(need, name=spec.name)
+
+    def _need_of(self, model: Model, wish: Wish, cards: Sequence[str]) -> ModelNeed:
+        place = HOST if HOST in cards else ""
+        key = (model.stored.digest, wish, place)
+        if key not in self._needs:
+            need = need_of(model, wish)
+            self._needs[key] = _on_host(need) if place else need
+        return self._needs[key]
+
+    def _usual_wish(self, spec: InstanceSpec) -> Wish:
+        settings = self._settings
+        return Wish(
+            context=spec.context_length,
+            parallel=settings.parallel or spec.num_parallel or 1,
+            cache_type=settings.cache_type or spec.kv_cache_type or "f16",
+            flash=spec.flash_attention is not False,
+            era=self._era(spec.ollama),
+        )
+
+    def _era(self, program: str) -> Era:
+        """Return how a server runs models; a program that is not here is taken for a new one."""
+        if program not in self._eras:
+            try:
+                version = binary_version(find_ollama(program, os.environ))
+            except OllamuxError:
+                version = None
+            self._eras[program] = (era_of(version) if version is not None else None) or Era.LLAMA_SERVER
+        return self._eras[program]
+
+    def _read(self, name: str, settings: InstanceSpec) -> Model:
+        stores = self._ground.stores_of(settings)
+        key = (tuple(map(str, stores)), name)
+        if key in self._models:
+            return self._models[key]
+        first: OllamuxError | None = None
+        for store in stores:
+            try:
+                self._models[key] = read_model(store, name)
+                return self._models[key]
+            except NotFoundError as error:
+                first = first or error
+        raise first or NotFoundError(f"there is no store to look for {name} in")
+
+    def _shown(self, spec: ModelSpec, wanted: Wanted, placed: Sequence[Placed]) -> ModelNeed:
+        """Return what a model needs where it goes, else where the first of its seats is, else with what is usual."""
+        seats = [seat.name for seat in self._seats if any(_is_at(one, spec.name, seat) for one in placed)]
+        usual = [seat.name for seat in self._ground.seats if self._ground.spec_of(seat) == self._ground.usual]
+        for name in (*seats, *usual, *wanted.needs):
+            if name in wanted.needs:
+                return wanted.needs[name]
+        return self._need(spec, Seat(name="", instance=None, cards=(), slots=0))
+
+    @property
+    def _seats(self) -> tuple[Seat, ...]:
+        return (*self._ground.seats, *self._added)
+
+    # What is there already
+
+    def _kept(self, wanted: dict[str, ModelSpec]) -> Iterable[Placed]:
+        """Yield what the configuration or a person keeps on an instance, placed or not."""
+        for seat in self._ground.seats:
+            if seat.instance is None:
+                continue
+            for pin in self._pins(seat):
+                name = next((name for name in wanted if same_model(name, pin.name)), pin.name)
+                shares = self._pin_shares(pin, seat)
+                if shares is not None:
+                    present = self._is_loaded(seat, pin.name)
+                    yield Placed(model=name, instance=seat.instance, shares=shares, present=present, pinned=True)
+
+    def _pins(self, seat: Seat) -> tuple[PinSpec, ...]:
+        ground = self._ground
+        configured = ground.spec_of(seat).preload
+        by_hand = tuple(
+            PinSpec(name=pin["name"], num_ctx=pin["num_ctx"])
+            for one in self._instances
+            if one["name"] == seat.instance
+            for pin in one["pins"]
+            if pin["by"] == "hand"
+        )
+        return (*configured, *(pin for pin in by_hand if not any(same_model(pin.name, one.name) for one in configured)))
+
+    def _pin_shares(self, pin: PinSpec, seat: Seat) -> tuple[tuple[str, int], ...] | None:
+        """Return what a pin takes of its cards; None where its model cannot be read."""
+        settings = self._ground.spec_of(seat)
+        try:
+            model = self._read(pin.name, settings)
+        except OllamuxError:
+            return None
+        usual = self._usual_wish(settings)
+        if pin.options.num_gpu is not None or pin.options.num_batch is not None:
+            usual = replace(usual, layers=pin.options.num_gpu, batch=pin.options.num_batch)
+        need = self._need_of(model, model.wish(usual, context=pin.num_ctx), seat.cards)
+        if len(seat.cards) == 1:
+            return ((seat.cards[0], need.total_bytes),)
+        room = {card.uuid: card.room_bytes for card in self._ground.cards if card.uuid in seat.cards}
+        return tuple(spans.shares(need, room).items())
+
+    @property
+    def _instances(self) -> list[dict[str, Any]]:
+        view = self._ground.view
+        found: list[dict[str, Any]] = [] if view is None else view["instances"]
+        return found
+
+    def _is_loaded(self, seat: Seat, name: str) -> bool:
+        return any(
+            same_model(model["name"], name)
+            for one in self._instances
+            if one["name"] == seat.instance
+            for model in one["loaded"]
+        )
+
+    def _present(self, models: Sequence[ModelSpec]) -> Iterable[tuple[str, str]]:
+        """Yield what is loaded where, and what is to be by the last placement: to move either costs a load."""
+        placed = self._ground.standing.pins
+        for spec in models:
+            for seat in self._seats:
+                if self._is_loaded(seat, spec.name) or any(
+                    one.instance == seat.instance and same_model(one.model, spec.name) for one in placed
+                ):
+                    yield spec.name, seat.name
+
+    # Over several cards
+
+    @cached_property
+    def _links(self) -> spans.Links:
+        from ollamux.cli.hardware import read_links
+
+        found = read_links(simulated=self._ground.simulated).links or ()
+        return {
+            frozenset((link.a, link.b)): LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks)
+            for link in found
+        }
+
+    @property
+    def _added(self) -> tuple[Seat, ...]:
+        return tuple(
+            Seat(
+                name=name,
+                instance=span.instance,
+                cards=span.cards,
+                slots=MODELS_PER_CARD * len(span.cards),
+                members=span.members,
+            )
+            for name, span in self._spans.items()
+        )
+
+    def _span_seats(self, spec: ModelSpec, needs: dict[str, ModelNeed]) -> list[tuple[Seat, ModelNeed]]:
+        """Return the seats over several cards that there could be for a model that none holds; best joined first."""
+        single = {seat.cards[0]: seat for seat in self._ground.seats if len(seat.cards) == 1 and seat.name in needs}
+        cards = [card for card in self._ground.cards if card.uuid in single and card.uuid != HOST]
+        need = next((needs[single[card.uuid].name] for card in cards), None)
+        if need is None or len(cards) < 2:
+            return []
+        found = []
+        for group in spans.groups(need, cards, self._links):
+            seats = [single[card.uuid] for card in group]
+            seat = self._seat_over(group, seats)
+            found.append((seat, self._need(spec, seat)))
+        return found
+
+    def _seat_over(self, group: Sequence[PlanCard], seats: Sequence[Seat]) -> Seat:
+        members = tuple(seat.instance for seat in seats if seat.instance is not None)
+        cards = tuple(card.uuid for card in group)
+        name = "+".join(cards)
+        if name not in self._spans:
+            whole = len(members) == len(seats)
+            way = spans.longest_way(cards, self._links)
+            taken = {spec.name for spec in self._ground.specs} | {
+                span.instance for span in self._spans.values() if span.instance is not None
+            }
+            self._spans[name] = Span(
+                instance=span_name(members, taken) if whole else None,
+                members=members if whole else (),
+                cards=cards,
+                link=spans.kind_of(way),
+                nvlinks=None if way is None else way.nvlinks,
+            )
+        return next(seat for seat in self._added if seat.name == name)
+
+    def _best(self, added: Sequence[tuple[Seat, ModelNeed]]) -> tuple[str, ...]:
+        """Return those of the seats that are joined as well as the best of them."""
+        cards = {card.uuid: card for card in self._ground.cards}
+        ranks = {seat.name: spans.rank([cards[uuid] for uuid in seat.cards], self._links)[:3] for seat, _ in added}
+        return tuple(name for name, rank in ranks.items() if rank == min(ranks.values()))
+
+    # What has no place
+
+    def _unplaced(self, spec: ModelSpec, need: ModelNeed, lacking: Lacking) -> Unplaced:
+        seats = [seat for seat in self._ground.seats if seat.cards]
+        wanted = spec.replicas if spec.replicas != EVERY_CARD else None
+        if lacking.alone:
+            some = "" if lacking.count == (wanted or 1) == 1 else f"{lacking.count} of its replicas have none: "
+            return Unplaced(
+                model=spec.name,
+                reason=f"{some}the others take the cards that would hold it; alone it would fit",
+            )
+        room = max(
+            (card.room_bytes for card in self._ground.cards if any(card.uuid in seat.cards for seat in seats)),
+            default=0,
+        )
+        if need.least_bytes <= room:
+            reason = f"there is no further card for {lacking.count} of its {wanted} replicas, each wants its own"
+            return Unplaced(model=spec.name, reason=reason)
+        largest = "the card has" if len(self._ground.cards) == 1 else "the largest card has"
+        reason = f"it needs at least {format_size(need.least_bytes)}, and {largest} room for {format_size(room)}"
+        if len(self._ground.cards) > 1:
+            reason += ", nor do several together hold it" if len(seats) > 1 else ""
+        settings = self._ground.usual
+        model = self._read(spec.name, settings)
+        wish = model.wish(self._usual_wish(settings), context=self._settings.context or spec.ctx)
+        return Unplaced(model=spec.name, reason=reason, remedies=remedies(model, wish, room))
+
+
+def _is_at(one: Placed, model: str, seat: Seat) -> bool:
+    return one.model == model and one.instance == seat.instance and tuple(card for card, _ in one.shares) == seat.cards
+
+
+def _on_host(need: ModelNeed) -> ModelNeed:
+    """Return what a model needs where the CPU computes: what would stay in host memory is there, too; no driver is."""
+    weights = need.weights_bytes + need.host_bytes
+    shrunk = need.total_bytes - need.least_bytes
+    found = replace(need, weights_bytes=weights, overhead_bytes=0, host_bytes=0)
+    return replace(found, least_bytes=found.total_bytes - shrunk)

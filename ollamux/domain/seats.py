@@ -1,0 +1,165 @@
+"""Which instance keeps which model: seats for models on cards, and who gets them. Pure.
+
+A seat is an instance, a card without one, or an instance over several cards that there could be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ollamux.domain import placement
+from ollamux.domain.placement import Pairs, Placement, Room
+from ollamux.domain.plan import ModelNeed, Placed, PlanCard
+from ollamux.domain.spans import shares
+from ollamux.domain.spec import EVERY_CARD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """Where models can be. `members` are the instances whose cards one takes that is not configured."""
+
+    name: str
+    instance: str | None
+    cards: tuple[str, ...]
+    slots: int
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """A model that is to be kept `replicas` times. `needs` says what it needs on each seat that could hold it."""
+
+    model: str
+    needs: Mapping[str, ModelNeed]
+    replicas: int = 1
+    prefer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lacking:
+    """So many replicas of a model have no seat. `alone`: there is one that would hold it but for the others."""
+
+    model: str
+    count: int
+    alone: bool
+
+
+def place(
+    wanted: Sequence[Wanted],
+    seats: Sequence[Seat],
+    cards: Sequence[PlanCard],
+    *,
+    kept: Sequence[Placed] = (),
+    present: Pairs = frozenset(),
+) -> tuple[tuple[Placed, ...], tuple[Lacking, ...]]:
+    """Give each model its seats; return also what has none. `present` is what is loaded where now.
+
+    What stays anyway, `kept`, has its room already; a model that is wanted and kept is there, and counts as a replica.
+    What else would have no seat computes in smaller batches.
+    """
+    room = _room(seats, cards, kept)
+    demands = [_demands(each, seats, cards, kept) for each in wanted]
+    wishes = [_wish(each, demand, room, kept) for each, demand in zip(wanted, demands, strict=True)]
+    chosen = _asking(wishes, demands)
+    found = placement.place(chosen, room, present)
+    if found.missing:
+        tight = _asking(wishes, demands, least=frozenset(found.missing))
+        again = placement.place(tight, room, present)
+        if sum(again.missing.values()) < sum(found.missing.values()):
+            found, chosen = again, tight
+    placed = [*_there(wanted, kept), *_placed(chosen, seats, found, present)]
+    lacking = tuple(
+        Lacking(model=wish.model, count=count, alone=_fits_alone(demand, cards))
+        for wish, demand in zip(wishes, demands, strict=True)
+        if (count := found.missing.get(wish.model, 0))
+    )
+    return tuple(placed), lacking
+
+
+class _Demand(dict[str, tuple[dict[str, int], dict[str, int]]]):
+    """For each seat what a model takes of each card: as it likes, and in the smallest batches."""
+
+
+def _room(seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> Room:
+    free = {card.uuid: card.room_bytes for card in cards}
+    slots = {seat.name: seat.slots for seat in seats}
+    for one in kept:
+        for uuid, size in one.shares:
+            free[uuid] = free.get(uuid, 0) - size
+        if one.instance in slots:
+            slots[one.instance] -= 1
+    return Room(free, slots)
+
+
+def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> _Demand:
+    size = {card.uuid: card.room_bytes for card in cards}
+    taken = {uuid for one in kept if one.model == wanted.model for uuid, _ in one.shares}
+    found = _Demand()
+    for seat in seats:
+        need = wanted.needs.get(seat.name)
+        if need is None or taken & set(seat.cards) or not set(seat.cards) <= size.keys():
+            continue
+        free = {uuid: size[uuid] for uuid in seat.cards}
+        if len(free) == 1:
+            found[seat.name] = ({seat.cards[0]: need.total_bytes}, {seat.cards[0]: need.least_bytes})
+        else:
+            found[seat.name] = (shares(need, free), shares(need, free, least=True))
+    return found
+
+
+def _wish(wanted: Wanted, demand: _Demand, room: Room, kept: Sequence[Placed]) -> placement.Wish:
+    there = sum(one.model == wanted.model for one in kept)
+    if wanted.replicas == EVERY_CARD:
+        fitting = [
+            set(least) for _, least in demand.values() if all(room.cards[card] >= size for card, size in least.items())
+        ]
+        replicas = max(_disjoint(fitting), 0 if there else 1)
+    else:
+        replicas = max(wanted.replicas - there, 0)
+    return placement.Wish(wanted.model, replicas, {}, wanted.prefer)
+
+
+def _disjoint(groups: Iterable[set[str]]) -> int:
+    """Return how many of these share no card, the small ones first."""
+    taken: set[str] = set()
+    count = 0
+    for group in sorted(groups, key=len):
+        if not taken & group:
+            taken |= group
+            count += 1
+    return count
+
+
+def _asking(
+    wishes: Sequence[placement.Wish], demands: Sequence[_Demand], *, least: frozenset[str] = frozenset()
+) -> list[placement.Wish]:
+    """Return the wishes with what each takes of each seat; those in `least` compute in the smallest batches."""
+    return [
+        wish._replace(demand={seat: sizes[wish.model in least] for seat, sizes in demand.items()})
+        for wish, demand in zip(wishes, demands, strict=True)
+    ]
+
+
+def _fits_alone(demand: _Demand, cards: Sequence[PlanCard]) -> bool:
+    room = {card.uuid: card.room_bytes for card in cards}
+    return any(all(room[uuid] >= size for uuid, size in least.items()) for _, least in demand.values())
+
+
+def _there(wanted: Sequence[Wanted], kept: Sequence[Placed]) -> list[Placed]:
+    names = {each.model for each in wanted}
+    return [one for one in kept if one.model in names]
+
+
+def _placed(wishes: Sequence[placement.Wish], seats: Sequence[Seat], found: Placement, present: Pairs) -> list[Placed]:
+    return [
+        Placed(
+            model=wish.model,
+            instance=seat.instance,
+            shares=tuple(wish.demand[seat.name].items()),
+            present=(wish.model, seat.name) in present,
+        )
+        for seat in seats
+        for wish in wishes
+        if (wish.model, seat.name) in found.placed
+    ]
