@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from ollamux.domain.errors import NotFoundError, NotRunningError, OllamuxError, 
 from ollamux.domain.placed import Placement, with_spans
 from ollamux.domain.plan import PlanCard
 from ollamux.domain.seats import Seat
+from ollamux.domain.snapshot import LinkView
+from ollamux.domain.spans import Links
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import safe_text
 from ollamux.gpu.model import Gpu, Inventory
@@ -45,7 +47,7 @@ class Ground:
     cards: tuple[PlanCard, ...]
     seats: tuple[Seat, ...]
     simulated: bool
-    stores: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    look_at_links: Callable[[], Links] = dict
 
     def spec_of(self, seat: Seat) -> InstanceSpec:
         """Return whose settings hold on a seat."""
@@ -87,6 +89,7 @@ def survey(config: str | None, gpus: Sequence[str], *, simulated: bool, only_ins
         cards=cards,
         seats=seats,
         simulated=which,
+        look_at_links=lambda: _links(simulated=which),
     )
 
 
@@ -241,6 +244,15 @@ def _inventory(*, simulated: bool) -> Inventory:
     if simulated:
         return read_once("simulated", Path(state_dir(os.environ, simulated=True)) / "box", PATIENCE_S)
     return read_gpus()
+
+
+def _links(*, simulated: bool) -> Links:
+    from ollamux.cli.hardware import read_links
+
+    return {
+        frozenset((link.a, link.b)): LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks)
+        for link in read_links(simulated=simulated).links or ()
+    }
 
 
 def _reference(text: str) -> GpuRef:

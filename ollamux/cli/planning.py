@@ -15,7 +15,6 @@ from ollamux.domain.errors import NotFoundError, OllamuxError
 from ollamux.domain.placed import span_name
 from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Span, Unplaced
 from ollamux.domain.seats import Lacking, Seat, Wanted, place
-from ollamux.domain.snapshot import LinkView
 from ollamux.domain.spec import EVERY_CARD, MODELS_PER_CARD, InstanceSpec, ModelSpec, PinSpec
 from ollamux.domain.text import format_size, same_model
 from ollamux.ollama.binary import binary_version, find_ollama
@@ -44,6 +43,7 @@ class Planner:
         self._needs: dict[tuple[str, Wish, str], ModelNeed] = {}
         self._eras: dict[str, Era] = {}
         self._spans: dict[str, Span] = {}
+        self._unseen: list[str] = []
         self.missing: list[str] = []
 
     def plan(self, models: Sequence[ModelSpec], *, lenient: bool) -> Plan:
@@ -79,6 +79,7 @@ class Planner:
             ),
             spans=tuple(span for span in self._spans.values() if any(one.instance == span.instance for one in placed)),
             kept=tuple(one for one in kept if one not in placed),
+            notes=tuple(dict.fromkeys(self._unseen)),
         )
 
     # What is wanted, and what it needs
@@ -203,6 +204,7 @@ class Planner:
         try:
             model = self._read(pin.name, settings)
         except OllamuxError:
+            self._unseen.append(f"{seat.instance} keeps {pin.name}, which cannot be read: its memory is not counted")
             return None
         usual = self._usual_wish(settings)
         if pin.options.num_gpu is not None or pin.options.num_batch is not None:
@@ -241,13 +243,7 @@ class Planner:
 
     @cached_property
     def _links(self) -> spans.Links:
-        from ollamux.cli.hardware import read_links
-
-        found = read_links(simulated=self._ground.simulated).links or ()
-        return {
-            frozenset((link.a, link.b)): LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks)
-            for link in found
-        }
+        return self._ground.look_at_links()
 
     @property
     def _added(self) -> tuple[Seat, ...]:
@@ -307,7 +303,8 @@ class Planner:
         seats = [seat for seat in self._ground.seats if seat.cards]
         wanted = spec.replicas if spec.replicas != EVERY_CARD else None
         if lacking.alone:
-            some = "" if lacking.count == (wanted or 1) == 1 else f"{lacking.count} of its replicas have none: "
+            verb = "has" if lacking.count == 1 else "have"
+            some = "" if wanted == 1 else f"{lacking.count} of its replicas {verb} none: "
             return Unplaced(
                 model=spec.name,
                 reason=f"{some}the others take the cards that would hold it; alone it would fit",

@@ -139,6 +139,7 @@ class Plan:
     unplaced: tuple[Unplaced, ...]
     spans: tuple[Span, ...] = ()
     kept: tuple[Placed, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def planned_bytes(self, uuid: str) -> int:
         """Return what was given to a card."""
@@ -192,6 +193,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
             }
             for one in plan.unplaced
         ],
+        "notes": list(plan.notes),
     }
 
 

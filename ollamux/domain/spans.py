@@ -16,7 +16,7 @@ from ollamux.domain.snapshot import LinkView
 
 Links = Mapping[frozenset[str], LinkView]
 MOST_SPANS = 12
-"""So many groups of cards are considered for one model, those first that are joined best."""
+"""So many groups of cards are considered for one model."""
 _MOST_TRIED = 3_000
 
 
@@ -46,8 +46,27 @@ def groups(need: ModelNeed, cards: Sequence[PlanCard], links: Links) -> list[tup
     for count in range(2, len(cards) + 1):
         found = [group for group in _of_size(cards, count) if holds(need, group)]
         if found:
-            return sorted(found, key=lambda group: rank(group, links))[:MOST_SPANS]
+            ranked = sorted(found, key=lambda group: rank(group, links))
+            return sorted(_apart_first(ranked)[:MOST_SPANS], key=lambda group: rank(group, links))
     return []
+
+
+def _apart_first(ranked: Sequence[tuple[PlanCard, ...]]) -> list[tuple[PlanCard, ...]]:
+    """Order groups so that those without a common card come together: several models may each want one."""
+    ordered: list[tuple[PlanCard, ...]] = []
+    left = list(ranked)
+    while left:
+        taken: set[str] = set()
+        rest: list[tuple[PlanCard, ...]] = []
+        for group in left:
+            uuids = {card.uuid for card in group}
+            if taken & uuids:
+                rest.append(group)
+            else:
+                taken |= uuids
+                ordered.append(group)
+        left = rest
+    return ordered
 
 
 def _of_size(cards: Sequence[PlanCard], count: int) -> Iterable[tuple[PlanCard, ...]]:

@@ -39,7 +39,7 @@ def draw_plan(pen: Pen, plan: Plan) -> str:
     if plan.cards and not plan.unplaced:
         said = "It fits." if len(plan.models) == 1 else "All of them fit."
         lines += ["", *_hanging(pen, said, "good")]
-    notes = [f"{need.name}: {note}" for need in plan.models for note in need.notes]
+    notes = [*plan.notes, *(f"{need.name}: {note}" for need in plan.models for note in need.notes)]
     lines += ["", *(line for note in notes for line in _hanging(pen, note, "dim"))] if notes else []
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,8 @@ TEMPLATE = (
 )
 _TYPES = {1: ("F16", "F16", "F16"), 7: ("Q8_0", "Q8_0", "Q8_0"), 15: ("Q4_K", "Q6_K", "Q6_K")}
 _TYPES[38] = ("Q8_0", "Q8_0", "MXFP4")
+# What llama.cpp takes in the place of a type whose rows must be multiples of 256 values (llama-quant.cpp, 0.24.0).
+_SHORT_ROWS = {"Q4_K": "Q5_0", "Q6_K": "Q8_0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,4 +235,5 @@ def _layer(spec: ModelSpec, prefix: str, base: str, half: str, expert: str) -> I
     if "bert" in spec.architecture:
         shapes = [shape for shape in shapes if not shape[0].startswith("ffn_gate")]
     for name, kind, shape in shapes:
-        yield Tensor(name=f"{prefix}.{name}.weight", type=kind, shape=shape)
+        fitting = _SHORT_ROWS.get(kind, kind) if shape[0] % 256 else kind
+        yield Tensor(name=f"{prefix}.{name}.weight", type=fitting, shape=shape)

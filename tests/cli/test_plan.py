@@ -70,6 +70,7 @@ PLAN = thing(
     spans=some(
         thing(instance=nullable(TEXT), members=some(TEXT), cards=some(UUID), link=TEXT, nvlinks=nullable(WHOLE))
     ),
+    notes=some(TEXT),
     unplaced=some(
         thing(
             model=TEXT,

@@ -46,7 +46,8 @@ def keys() -> Iterator[str]:
     yield "At the top stands `version = 1`, the version of this format.\n"
     placement = schema["properties"]["placement"]
     yield "| key | default | values | meaning |\n|---|---|---|---|"
-    yield f"| `placement` | {default('placement', placement, [])} | {values(placement)} | {placement['description']} |\n"
+    without = default("placement", placement, [])
+    yield f"| `placement` | {without} | {values(placement)} | {placement['description']} |\n"
     for heading, name in TABLES:
         table = schema["$defs"][name]
         yield f"### {heading}\n"

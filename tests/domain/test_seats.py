@@ -167,6 +167,17 @@ def test_as_few_cards_as_will_do_the_best_joined_first() -> None:
     assert groups(need(99, layers=99), cards, links) == []
 
 
+def test_four_models_find_four_pairs_of_eight_cards() -> None:
+    cards = [card(number, 20) for number in range(8)]
+    found = groups(need(30, layers=30), cards, {})
+    spans = [
+        Seat(name="".join(one.mark for one in group), instance=None, cards=tuple(one.uuid for one in group), slots=3)
+        for group in found
+    ]
+    models = [Wanted(model=name, needs={seat.name: need(30, layers=30) for seat in spans}) for name in "abcd"]
+    assert place(models, spans, cards)[1] == ()
+
+
 def test_more_nvlinks_and_equal_cards_come_first() -> None:
     cards = [card(0, 20), card(1, 20), card(2, 30, name="other"), card(3, 30, name="other")]
     same: Links = dict(link(a, b, "host-bridge") for a, b in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)))
