@@ -10,6 +10,7 @@ from typing import Any
 
 from ollamux.cli.target import question, reach
 from ollamux.cli.words import load
+from ollamux.config.codec import fleet_from_json
 from ollamux.config.write import PACKAGED_STORE
 from ollamux.domain.errors import NotFoundError, NotRunningError, OllamuxError, TimedOutError, UsageError
 from ollamux.domain.placed import Placement, with_spans
@@ -70,8 +71,8 @@ def survey(config: str | None, gpus: Sequence[str], *, simulated: bool, only_ins
     for reference in gpus:
         _reference(reference)
     which = is_meant(config, simulated=simulated)
-    fleet = _fleet(config, simulated=which)
     view = _view(which) if config is None or only_instances else None
+    fleet = (_in_force(view) if config is None else None) or _fleet(config, simulated=which)
     standing = Placement.from_json(view.get("placement")) if view is not None else Placement()
     fleet = with_spans(fleet, standing.spans)
     down = {one["name"] for one in view["instances"] if one["phase"] in _DOWN} if view is not None else set()
@@ -107,10 +108,18 @@ def is_meant(config: str | None, *, simulated: bool) -> bool:
 
 def _view(simulated: bool) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = question({"cmd": "models"}, simulated=simulated)[0]["models"]
+        found: dict[str, Any] = question({"cmd": "models", "fleet": True}, simulated=simulated)[0]["models"]
     except OllamuxError:
         return None
     return found
+
+
+def _in_force(view: dict[str, Any] | None) -> FleetSpec | None:
+    """Return the configuration of the running supervisor; the file may have changed since."""
+    try:
+        return None if view is None else fleet_from_json(view["fleet"])
+    except (ValueError, KeyError):
+        return None  # of another version
 
 
 def _fleet(config: str | None, *, simulated: bool) -> FleetSpec:

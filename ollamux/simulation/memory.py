@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from ollamux.gpu.model import Gpu
 from ollamux.simulation.gguf import Gguf
@@ -155,22 +157,48 @@ def _spread(
     parts: _Parts, wish: Wish, devices: Sequence[tuple[str, int]], offloaded: int
 ) -> tuple[list[Share], str | None]:
     margin = wish.margin_bytes if wish.layers is None else 0
-    shares = [Share(name=name, free=free, compute=parts.compute) for name, free in devices]
     blocks = len(parts.blocks)
     # The output layer goes first, then the repeating layers from the last one down.
     order = [None, *range(blocks - 1, -1, -1)][:offloaded]
+    if len(devices) > 1:
+        shares = _by_free_memory(parts, order, devices)
+        if all(share.total + margin + CONTEXT_BYTES <= share.free for share in shares if share.layers):
+            return [share for share in shares if share.layers], None
+    shares = _shares(parts, devices)
     at = len(shares) - 1
     for block in order:
-        model = parts.output if block is None else parts.blocks[block]
-        kv = 0 if block is None else parts.kv_layer
+        model, kv = _layer(parts, block)
         while shares[at].total + model + kv + margin + CONTEXT_BYTES > shares[at].free:
             if at == 0:
                 return shares, shares[at].name
             at -= 1
-        shares[at].model += model
-        shares[at].kv += kv
-        shares[at].layers += 1
+        _put(shares[at], model, kv)
     return [share for share in shares if share.layers], None
+
+
+def _by_free_memory(parts: _Parts, order: Sequence[int | None], devices: Sequence[tuple[str, int]]) -> list[Share]:
+    """Give each device so many layers in a row as its part of the free memory is, as llama.cpp does by itself."""
+    shares = _shares(parts, devices)
+    total = sum(free for _, free in devices) or 1
+    until = [part / total for part in accumulate(free for _, free in devices)]
+    for number, block in enumerate(reversed(order)):
+        at = min(bisect_right(until, number / len(order)), len(shares) - 1)
+        _put(shares[at], *_layer(parts, block))
+    return shares
+
+
+def _shares(parts: _Parts, devices: Sequence[tuple[str, int]]) -> list[Share]:
+    return [Share(name=name, free=free, compute=parts.compute) for name, free in devices]
+
+
+def _layer(parts: _Parts, block: int | None) -> tuple[int, int]:
+    return (parts.output, 0) if block is None else (parts.blocks[block], parts.kv_layer)
+
+
+def _put(share: Share, model: int, kv: int) -> None:
+    share.model += model
+    share.kv += kv
+    share.layers += 1
 
 
 def _with_host(parts: _Parts, count: int, offloaded: int, shares: list[Share], overfull: str | None) -> Plan:

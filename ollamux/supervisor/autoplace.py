@@ -28,13 +28,13 @@ _DOWN = frozenset({Phase.STOPPED, Phase.FAILED, Phase.STUCK})
 
 
 class AutoPlace:
-    """Runs the planner. `config` is the file of the configuration; None in a simulation, which knows its own."""
+    """Runs the planner."""
 
-    def __init__(self, core: Core, pulls: Pulls, *, env: Mapping[str, str], config: str | None) -> None:
+    def __init__(self, core: Core, pulls: Pulls, *, env: Mapping[str, str], simulated: bool) -> None:
         self._core = core
         self._pulls = pulls
         self._argv = [sys.executable, "-P", "-m", "ollamux", "plan", "--apply", "--unattended"]
-        self._argv += ["--simulated"] if config is None else ["--config", config]
+        self._argv += ["--simulated"] if simulated else []
         self._errands = Errands(core.loop, env, self._ended, deadline_s=DEADLINE_S)
         self._timer: Timer | None = None
         self._running = False

@@ -46,7 +46,7 @@ from ollamux.system.clock import monotonic
 
 _ONE = frozenset({"model", "on", "wait", "timeout"})
 FIELDS: dict[str, frozenset[str]] = {
-    "models": frozenset(),
+    "models": frozenset({"fleet"}),
     "load": _ONE | {"num_ctx", "keep_alive_s"},
     "unload": _ONE,
     "pin": _ONE | {"num_ctx"},
@@ -105,6 +105,10 @@ class Models:
 
     def _models(self, client: Client, request: dict[str, Any]) -> None:
         view = models_view(self._core, self._pulls)
+        if request.get("fleet") is True:
+            from ollamux.config.codec import fleet_to_json
+
+            view["fleet"] = fleet_to_json(self._core.configured)
         client.answer({"v": PROTOCOL, "ok": True, "exit": 0, "models": view})
 
     # -- load and unload

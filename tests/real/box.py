@@ -159,15 +159,25 @@ class Box:
         instances: Mapping[str, Mapping[str, Any]],
         *,
         supervisor: Mapping[str, Any] | None = None,
+        top: Mapping[str, Any] | None = None,
         **defaults: Any,
     ) -> None:
-        """Write a configuration; an instance is a CPU one on a port of its own unless it says otherwise."""
+        """Write a configuration; an instance is a CPU one on a port of its own unless it says otherwise.
+
+        `top` are further keys and tables beside these.
+        """
         made = {}
         for name, keys in instances.items():
             self.ports.setdefault(name, int(keys.get("port") or free_port()))
             made[name] = {"gpus": [], "port": self.ports[name], **keys}
         common: dict[str, Any] = {"store": str(self.store), "env": {"OLLAMA_NO_CLOUD": "1"}, **defaults}
-        text = {"version": 1, "supervisor": dict(supervisor or {}), "defaults": common, "instances": made}
+        text = {
+            "version": 1,
+            **(top or {}),
+            "supervisor": dict(supervisor or {}),
+            "defaults": common,
+            "instances": made,
+        }
         self.config.write_text(tomli_w.dumps(text))
 
     def run(
