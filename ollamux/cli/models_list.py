@@ -12,7 +12,7 @@ from ollamux.cli import screen
 from ollamux.cli.target import question
 from ollamux.cli.words import load
 from ollamux.domain.errors import Exit, NotRunningError, OllamuxError, UsageError
-from ollamux.domain.modellist import TROUBLED, Stored, as_json, rows
+from ollamux.domain.modellist import Stored, as_json, rows
 from ollamux.domain.spec import InstanceSpec
 from ollamux.domain.text import safe_text
 from ollamux.ollama.store import all_manifests, store_path
@@ -68,7 +68,7 @@ def ls(*, output: str, config: str | None, simulated: bool) -> int:
             screen.say(error_text(gone), fd=2)
     if gone is not None:
         return int(Exit.NOT_RUNNING)
-    return int(Exit.DEGRADED if any(pin["state"] in TROUBLED for row in found for pin in row.pins) else Exit.OK)
+    return int(Exit.DEGRADED if any(row.troubled for row in found) else Exit.OK)
 
 
 def _read(path: str) -> list[Stored] | None:

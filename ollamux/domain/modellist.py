@@ -30,6 +30,7 @@ class Row:
     """One model in one store. `installed` is None where the store cannot be read.
 
     `loaded` and `pins` are as the supervisor tells them, each with its `instance`; `pull` what is being fetched of it.
+    `no_place` says why the last placement found no room for it, or not as often as it is wanted.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Row:
     pins: list[dict[str, Any]] = field(default_factory=list)
     loading: list[dict[str, Any]] = field(default_factory=list)
     pull: dict[str, Any] | None = None
+    no_place: str | None = None
+
+    @property
+    def troubled(self) -> bool:
+        """Whether a person should do something about it."""
+        return self.no_place is not None or any(pin["state"] in TROUBLED for pin in self.pins)
 
 
 def rows(view: Mapping[str, Any], stores: Mapping[str, Iterable[Stored] | None]) -> list[Row]:
@@ -68,6 +75,9 @@ def rows(view: Mapping[str, Any], stores: Mapping[str, Iterable[Stored] | None])
         row(pull["store"], pull["name"]).pull = {
             name: pull[name] for name in ("through", "status", "completed_bytes", "total_bytes", "seconds")
         }
+    for one in (view.get("placement") or {}).get("unplaced", ()):
+        known = next((each for each in found if same_model(each.name, one["model"])), None)
+        (known or row(next(iter(stores), ""), one["model"])).no_place = one["reason"]
     return found
 
 

@@ -52,22 +52,23 @@ def _loaded(pen: Pen, row: Row) -> Spans:
 
 
 def _kept(pen: Pen, row: Row) -> Spans:
-    if not row.pins:
+    if not row.pins and row.no_place is None:
         return pen.text(words.DASH, "dim")
     kinds = dict.fromkeys(each["by"] for each in row.pins)
     said = [", ".join(each["instance"] for each in row.pins if each["by"] == by) + _BY.get(by, "") for by in kinds]
-    bad = any(each["state"] in TROUBLED for each in row.pins)
-    return pen.text(("! " if bad else "") + ", ".join(said), "bad" if bad else "")
+    return pen.text(("! " if row.troubled else "") + (", ".join(said) or "no place"), "bad" if row.troubled else "")
 
 
 def _details(pen: Pen, row: Row, now: float) -> list[str]:
     said: list[Spans] = []
     if row.installed is False and row.loaded:
         said.append(pen.text("gone from the store: requests for it are refused", "wait"))
-    elif row.installed is False and row.pull is None:
+    elif row.installed is False and row.pull is None and row.no_place is None:
         said.append(pen.text(f"not in the store: ollamux pull {row.name}", "bad"))
     if row.pull is not None:
         said.append(pen.text(f"is being fetched: {pull_text(row.pull)}", "wait"))
+    if row.no_place is not None:
+        said.append(pen.text(f"no place: {row.no_place}", "bad"))
     for pin in row.pins:
         if pin["state"] in ("kept", "over", "loading", "fetching") or pin["reason"] is None:
             continue

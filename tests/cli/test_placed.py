@@ -203,6 +203,8 @@ def test_auto_says_what_has_no_place_and_what_is_in_no_store(box: Box) -> None:
     until(lambda: "nope has no place" in box.place.ok("events", "--simulated").out, "it is told", 30.0)
     told = box.place.ok("events", "--simulated").out
     assert "qwen3:8b has no place (it needs at least" in told and "there is no model nope" in told
+    listed = box.place.run("models", "ls", "--simulated")
+    assert listed.code == DEGRADED and "! no place" in listed.out and "no place: it needs at least" in listed.out
     found = box.place.run("plan", "--simulated", "-o", "json")
     assert found.code == DEGRADED
     assert {one["model"] for one in found.json["unplaced"]} == {"nope", Q}
