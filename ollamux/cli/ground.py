@@ -188,12 +188,13 @@ def _loaded(view: dict[str, Any] | None, held: dict[str, tuple[str, ...]]) -> di
 
 
 def _others(gpu: Gpu, loaded: int) -> int:
-    """Return what others than our instances hold of a card; `loaded` is what these say that they hold."""
+    """Return what others than our instances hold of a card, the driver too; `loaded` is what these say they hold."""
     from ollamux.supervisor.family import mark_of
 
     ours = [process.memory_bytes for process in gpu.processes if mark_of(process.pid) is not None]
     known = [size for size in ours if size is not None]
-    return max((gpu.memory_used_bytes or 0) - (sum(known) if ours and len(known) == len(ours) else loaded), 0)
+    held = sum(known) if ours and len(known) == len(ours) else loaded
+    return max((gpu.memory_used_bytes or 0) - held, 0) + (gpu.memory_reserved_bytes or 0)
 
 
 def _seat(spec: InstanceSpec, cards: tuple[str, ...]) -> Seat:

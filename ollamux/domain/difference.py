@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 
-from ollamux.domain.spec import FleetSpec, InstanceSpec
+from ollamux.domain.spec import FleetSpec, InstanceSpec, ModelSpec
 
 LIVE_FIELDS = frozenset({"health", "restart", "on", "canary", "preload", "pull", "enabled", "share_gpu", "allow_lan"})
 """What may change under a running server; everything else it was started with."""
@@ -45,10 +45,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Everything that differs. `renames` are pairs of one that went and one that came and is otherwise the same."""
+    """Everything that differs. `renames` are pairs of one that went and one that came and is otherwise the same.
+
+    `models` names those that are wanted in another way than before; `placement` says whether who places them changed.
+    """
 
     supervisor: tuple[KeyChange, ...]
     changes: tuple[Change, ...]
+    models: tuple[str, ...] = ()
+    placement: bool = False
     renames: tuple[tuple[str, str], ...] = ()
 
 
@@ -65,9 +70,19 @@ def difference(old: FleetSpec, new: FleetSpec) -> Difference:
         if change is not None:
             changes.append(change)
     renames = [(was.name, now.name) for was in gone for now in come if replace(was, name=now.name) == now]
+    wanted = dict.fromkeys(model.name for model in (*old.models, *new.models))
+    models = [name for name in wanted if _model(old, name) != _model(new, name)]
     return Difference(
-        supervisor=tuple(_differing(old.supervisor, new.supervisor)), changes=tuple(changes), renames=tuple(renames)
+        supervisor=tuple(_differing(old.supervisor, new.supervisor)),
+        changes=tuple(changes),
+        models=tuple(models),
+        placement=old.placement is not new.placement,
+        renames=tuple(renames),
     )
+
+
+def _model(fleet: FleetSpec, name: str) -> ModelSpec | None:
+    return next((model for model in fleet.models if model.name == name), None)
 
 
 def _change(old: InstanceSpec, new: InstanceSpec) -> Change | None:

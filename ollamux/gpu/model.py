@@ -20,9 +20,11 @@ class Gpu:
 
     `index` is the number nvidia-smi shows (PCI bus order); a MIG slice has the index of its card and `mig_parent` set.
     `pci` is normalised to lower case with a four-digit domain, "0000:65:00.0". `state` is "ok", "lost" or "unknown".
-    `lost_reason` says in plain words why it is not ok. Clocks are in MHz. `throttle_reasons` are nvidia-smi's words for
-    what holds the clocks down now, none as `()`. ECC errors are counted since the driver was loaded; a remapped row of
-    memory that is pending takes effect at the next reset, one that failed means that the card should be replaced.
+    `lost_reason` says in plain words why it is not ok. What the driver reserves is not in what is used, as nvidia-smi
+    tells it, and None where the driver counts it as used. Clocks are in MHz. `throttle_reasons` are nvidia-smi's
+    words for what holds the clocks down now, none as `()`. ECC errors are counted since the driver was loaded; a
+    remapped row of memory that is pending takes effect at the next reset, one that failed means that the card should
+    be replaced.
     """
 
     uuid: str
@@ -35,6 +37,7 @@ class Gpu:
     lost_reason: str | None = None
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
+    memory_reserved_bytes: int | None = None
     utilization_percent: int | None = None
     temperature_c: int | None = None
     power_w: float | None = None

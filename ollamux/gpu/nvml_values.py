@@ -114,6 +114,7 @@ def with_memory(library: ModuleType, handle: Any, gpu: Gpu) -> Gpu:
         gpu,
         memory_total_bytes=whole(getattr(memory, "total", None)),
         memory_used_bytes=whole(getattr(memory, "used", None)),
+        memory_reserved_bytes=whole(getattr(memory, "reserved", None)),
         processes=tuple(
             GpuProcess(pid=int(process.pid), memory_bytes=whole(getattr(process, "usedGpuMemory", None)))
             for process in running or ()

@@ -22,7 +22,12 @@ CUDA = "13.0"
 EVERY = "*"
 _CARDS, _USAGE, _FAULTS = "cards.json", "usage", "faults"
 _HANG_POLL_S = 0.05
-_SAMPLE_FIELDS = ("processes", "memory_used_bytes", "utilization_percent", "temperature_c", "power_w")
+# The part of a card's memory that CUDA offers.
+_USABLE = 0.983
+_SAMPLE_FIELDS = (
+    *("processes", "memory_used_bytes", "memory_reserved_bytes"),
+    *("utilization_percent", "temperature_c", "power_w"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,11 +159,18 @@ def _measured(card: Gpu, usages: Sequence[Usage], uuids: set[str]) -> Gpu:
     return replace(
         card,
         memory_used_bytes=sum(size for _, size in held),
+        memory_reserved_bytes=reserved_bytes(card),
         utilization_percent=load,
         temperature_c=34 + load * 38 // 100 + (3 if held else 0),
         power_w=round(limit * (0.06 + (0.04 if held else 0.0) + 0.0082 * load), 1),
         processes=tuple(GpuProcess(pid=u.pid, memory_bytes=size, name=u.name) for u, size in held),
     )
+
+
+def reserved_bytes(card: Gpu) -> int:
+    """Return what the driver keeps of a card for itself, which CUDA does not offer."""
+    total = card.memory_total_bytes or 0
+    return total - int(total * _USABLE)
 
 
 def read_inventory(box: Path) -> Inventory:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from ollamux.gpu.model import Gpu
+from ollamux.gpu.simulated import reserved_bytes
 from ollamux.simulation.gguf import Gguf
 
 MIB = 1024**2
 # What a CUDA context takes on a card besides the buffers; ps never shows it.
 CONTEXT_BYTES = 312 * MIB
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_0": 22 / 32, "q4_0": 18 / 32}
-# The part of a card's memory that CUDA offers.
-_USABLE = 0.983
 
 # compute capability, memory bandwidth in GB/s; from the makers' data sheets
 _CARDS = {
@@ -39,7 +38,7 @@ def card_facts(card: Gpu) -> tuple[str, int]:
 
 def usable_bytes(card: Gpu) -> int:
     """Return the memory that CUDA tells of."""
-    return int((card.memory_total_bytes or 0) * _USABLE)
+    return (card.memory_total_bytes or 0) - reserved_bytes(card)
 
 
 def free_bytes(card: Gpu) -> int:

@@ -19,7 +19,7 @@ from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.placed import with_spans
 from ollamux.domain.secrets import mask
-from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning
+from ollamux.domain.spec import FleetSpec, InstanceSpec, Pinning, PlacementMode
 from ollamux.domain.tally import by_hand
 from ollamux.gpu.resolve import resolve
 from ollamux.supervisor.core import Core
@@ -49,7 +49,8 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether nothing that the configuration says has changed."""
-        return not (self.difference.changes or self.difference.supervisor)
+        found = self.difference
+        return not (found.changes or found.supervisor or found.models or found.placement)
 
 
 class Reload:
@@ -117,6 +118,7 @@ class Reload:
             if any(key.field == "on_death" for key in plan.difference.supervisor):
                 told += " (holds for each instance from its next start)"
             rows.append({"name": "supervisor", "action": "in place", "words": told})
+        rows += _models_told(plan)
         renamed = dict(plan.difference.renames)
         for change in plan.difference.changes:
             words = _told(change.keys, plan.fleet.instance(change.name))
@@ -236,6 +238,20 @@ _WHY = {
     Kind.LIVE: "",
     Kind.RESTART: "",
 }
+
+
+def _models_told(plan: Plan) -> list[dict[str, str]]:
+    """Say what changes about the models that are wanted somewhere, and who places them."""
+    rows = []
+    mode = plan.configured.placement
+    if plan.difference.placement:
+        rows.append({"name": "placement", "action": "in place", "words": f"placement = {literal(mode.value)}"})
+    if plan.difference.models:
+        names = ", ".join(plan.difference.models)
+        auto = mode is PlacementMode.AUTO
+        words = "placed anew" if auto else "wanted otherwise; ollamux plan --apply follows that"
+        rows.append({"name": "models", "action": "in place", "words": f"{names}: {words}"})
+    return rows
 
 
 def _why(change: Change, plan: Plan) -> str:

@@ -257,7 +257,13 @@ def test_a_driver_of_long_ago_tells_what_it_knows(
         == (GpuProcess(pid=4311, memory_bytes=7), GpuProcess(pid=77, memory_bytes=None))
     )
     differ = {name for name in Gpu.__slots__ if getattr(before, name) != getattr(now, name)}
-    assert differ == {"memory_used_bytes", "remapped_rows", "remap_pending", "remap_failed"}
+    assert differ == {
+        "memory_used_bytes",
+        "memory_reserved_bytes",
+        "remapped_rows",
+        "remap_pending",
+        "remap_failed",
+    }
 
 
 def test_R68_a_driver_that_was_replaced_and_loaded_is_read_without_a_reboot(
