@@ -56,7 +56,7 @@ def read_model(store: Path, name: str) -> Model:
     except ShapeError as error:
         raise ShapeError(f"{stored.weights} cannot be planned with: {error.message}") from None
     except GgufError as error:
-        raise GgufError(error.message, hint=f"ollama pull {safe_text(name)} fetches it anew") from None
+        raise GgufError(error.message, hint=f"ollamux pull {safe_text(name)} fetches it anew") from None
     return Model(stored=stored, shape=shape, projector=projector, adapters=adapters)
 
 

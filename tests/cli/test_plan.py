@@ -164,7 +164,7 @@ def test_weights_that_are_not_whole(place: Place) -> None:
     store = write_store(place.root / "store", cut=True)
     found = place.run("plan", "llama3.2:3b", env={"OLLAMA_MODELS": str(store)})
     assert found.code == DEGRADED and is_plain_error(found.err)
-    assert "ends too early" in found.err and "ollama pull llama3.2:3b" in found.err
+    assert "ends too early" in found.err and "ollamux pull llama3.2:3b" in found.err
 
 
 def test_a_quantised_cache_without_flash_attention_is_refused(place: Place) -> None:
