@@ -13,17 +13,19 @@ from ollamux.cli import screen
 from ollamux.cli.target import reach
 from ollamux.cli.words import load
 from ollamux.config.write import PACKAGED_STORE
+from ollamux.domain.calibration import Calibration
 from ollamux.domain.errors import Exit, NotFoundError, NotRunningError, OllamuxError, TimedOutError, UsageError
-from ollamux.domain.plan import ModelNeed, Plan, PlanCard, Unplaced, as_json, place
+from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Unplaced, as_json, place
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import format_size, safe_text
 from ollamux.gpu.model import Gpu, Inventory
-from ollamux.ollama.binary import binary_version, find_ollama
+from ollamux.ollama import measured
+from ollamux.ollama.binary import find_ollama, version_text
 from ollamux.ollama.gguf_types import CACHE_TYPES
 from ollamux.ollama.memory import Wish
 from ollamux.ollama.needs import Model, need_of, read_model, remedies
 from ollamux.ollama.store import store_path
-from ollamux.ollama.version import Era, era_of
+from ollamux.ollama.version import Era, era_of, parse_version
 from ollamux.system.clock import rfc3339, wall
 from ollamux.system.places import home, state_dir
 
@@ -92,28 +94,48 @@ def _meant(asked: Asked) -> bool:
 def _plan(asked: Asked, *, simulated: bool) -> Plan:
     fleet = _fleet(asked, simulated=simulated)
     spec = _usual(fleet)
+    version = _version(spec)
     usual = Wish(
         context=spec.context_length,
         parallel=asked.parallel or spec.num_parallel or 1,
         cache_type=asked.cache_type or spec.kv_cache_type or "f16",
         flash=spec.flash_attention is not False,
-        era=_era(spec),
+        era=(era_of(parse_version(version)) if version else None) or Era.LLAMA_SERVER,
     )
     stores = _stores(fleet, simulated=simulated)
     models = {name: _read(stores, name) for name in dict.fromkeys(asked.models)}
     wishes = {name: model.wish(usual, context=asked.context) for name, model in models.items()}
     needs = tuple(need_of(model, wishes[name]) for name, model in models.items())
     cards = _cards(fleet, asked, simulated=simulated)
-    placement, missing = place(needs, cards)
+    known = _calibration(version, simulated=simulated)
+    placement, missing = place(needs, cards, known.calibrated)
     return Plan(
         version=__version__,
         time=rfc3339(wall()),
         simulated=simulated,
-        models=needs,
+        models=tuple(known.shown(need, cards, on=_card_of(need, cards, placement)) for need in needs),
         cards=cards,
         placement=placement,
-        unplaced=tuple(_unplaced(need, models[need.name], wishes[need.name], cards) for need in missing if cards),
+        unplaced=tuple(
+            _unplaced(known.shown(need, cards), models[need.name], wishes[need.name], cards)
+            for need in missing
+            if cards
+        ),
     )
+
+
+def _calibration(version: str | None, *, simulated: bool) -> Calibration:
+    """Return what loads were measured to take; a file that cannot be read is told, and does without."""
+    loads, trouble = measured.read(state_dir(os.environ, simulated=simulated))
+    if trouble is not None:
+        screen.say(f"ollamux: warning: {trouble}; nothing that was measured is used\n", 2)
+    return Calibration(loads=loads, version=version)
+
+
+def _card_of(need: ModelNeed, cards: Sequence[PlanCard], placement: Sequence[Placed]) -> PlanCard | None:
+    """Return the card that a model goes to."""
+    there = {placed.uuid for placed in placement if placed.model == need.name}
+    return next((card for card in cards if card.uuid in there), None)
 
 
 # What is configured
@@ -140,13 +162,12 @@ def _usual(fleet: FleetSpec) -> InstanceSpec:
     return next(iter([*carded, *fleet.instances, plain]))
 
 
-def _era(spec: InstanceSpec) -> Era:
-    """Return how the ollama of the instance runs models; one that is not here is taken for a new one."""
+def _version(spec: InstanceSpec) -> str | None:
+    """Return the version of the instance's ollama; None where it is not here, or does not tell."""
     try:
-        version = binary_version(find_ollama(spec.ollama, os.environ))
+        return version_text(find_ollama(spec.ollama, os.environ))
     except OllamuxError:
-        return Era.LLAMA_SERVER
-    return era_of(version) or Era.LLAMA_SERVER
+        return None
 
 
 def _stores(fleet: FleetSpec, *, simulated: bool) -> tuple[Path, ...]:

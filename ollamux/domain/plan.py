@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,32 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a load of a model took of a card, and how it was loaded.
+
+    `used` says what of it the plan is made with: "all" where it was loaded just so, on such a card; the "overhead"
+    where it was loaded in another way; "nothing" where the card was of another kind. `process_bytes` is what the driver
+    told of its process, None where it tells of none: the overhead is estimated then.
+    """
+
+    used: str
+    card: str
+    total_bytes: int
+    process_bytes: int | None
+    context_length: int
+    parallel: int
+    kv_type: str
+    batch: int
+    offloaded: int | None
+    time: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelNeed:
     """What a model needs on one card. `kv_bytes` holds recurrent states too; `host_bytes` is beside the card.
 
     `least_bytes` is what it takes where there is no room for `total_bytes`: ollama then computes in smaller batches.
+    `estimated_bytes` is what had been said of it where the parts are measured.
     """
 
     name: str
@@ -60,6 +82,8 @@ class ModelNeed:
     host_bytes: int
     source: str
     notes: tuple[str, ...] = ()
+    measured: Measured | None = None
+    estimated_bytes: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -123,18 +147,26 @@ class Plan:
         return sum(placed.size_bytes for placed in self.placement if placed.uuid == uuid)
 
 
-def place(needs: Sequence[ModelNeed], cards: Sequence[PlanCard]) -> tuple[tuple[Placed, ...], tuple[ModelNeed, ...]]:
-    """Give each model a card; return also those without one. What else has no place is computed in smaller batches."""
+def place(
+    needs: Sequence[ModelNeed],
+    cards: Sequence[PlanCard],
+    on_card: Callable[[ModelNeed, PlanCard], ModelNeed] = lambda need, card: need,
+) -> tuple[tuple[Placed, ...], tuple[ModelNeed, ...]]:
+    """Give each model a card; return also those without one. What else has no place is computed in smaller batches.
+
+    `on_card` says what a model needs on one card, where that differs.
+    """
     room = Room({card.uuid: card.room_bytes for card in cards}, {card.uuid: card.slots for card in cards})
-    sizes = {need.name: need.total_bytes for need in needs}
+    on = {(need.name, card.uuid): on_card(need, card) for need in needs for card in cards}
+    sizes = {at: need.total_bytes for at, need in on.items()}
     found = _placement(needs, sizes, room)
     if found.missing:
-        tighter = sizes | {need.name: need.least_bytes for need in needs if need.name in found.missing}
+        tighter = sizes | {at: need.least_bytes for at, need in on.items() if need.name in found.missing}
         again = _placement(needs, tighter, room)
         if len(again.missing) < len(found.missing):
             sizes, found = tighter, again
     placed = tuple(
-        Placed(model=need.name, uuid=card.uuid, size_bytes=sizes[need.name])
+        Placed(model=need.name, uuid=card.uuid, size_bytes=sizes[need.name, card.uuid])
         for card in cards
         for need in needs
         if (need.name, card.uuid) in found.placed
@@ -142,8 +174,8 @@ def place(needs: Sequence[ModelNeed], cards: Sequence[PlanCard]) -> tuple[tuple[
     return placed, tuple(need for need in needs if need.name in found.missing)
 
 
-def _placement(needs: Sequence[ModelNeed], sizes: Mapping[str, int], room: Room) -> Placement:
-    wishes = [Wish(need.name, 1, {card: {card: sizes[need.name]} for card in room.cards}) for need in needs]
+def _placement(needs: Sequence[ModelNeed], sizes: Mapping[tuple[str, str], int], room: Room) -> Placement:
+    wishes = [Wish(need.name, 1, {card: {card: sizes[need.name, card]} for card in room.cards}) for need in needs]
     return placement.place(wishes, room)
 
 
@@ -224,7 +256,26 @@ def _model(need: ModelNeed) -> dict[str, Any]:
         "host_bytes": need.host_bytes,
         "total_bytes": need.total_bytes,
         "least_total_bytes": need.least_bytes,
-        "measured_total_bytes": None,
+        "estimated_total_bytes": need.total_bytes if need.estimated_bytes is None else need.estimated_bytes,
+        "measured_total_bytes": need.total_bytes if need.source == "calibrated" else None,
+        "measured": _measured(need.measured),
         "source": need.source,
         "notes": list(need.notes),
+    }
+
+
+def _measured(measured: Measured | None) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    return {
+        "used": measured.used,
+        "card": measured.card,
+        "total_bytes": measured.total_bytes,
+        "process_bytes": measured.process_bytes,
+        "context_length": measured.context_length,
+        "parallel": measured.parallel,
+        "kv_type": measured.kv_type,
+        "batch": measured.batch,
+        "layers_offloaded": measured.offloaded,
+        "time": measured.time,
     }

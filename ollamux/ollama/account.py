@@ -186,7 +186,7 @@ class _Reading:
             batch=self._numbers.get("-ub"),
             buffers=tuple(
                 Buffer(device=device, kind=kind, size_bytes=size, on_gpu=on_gpu)
-                for (device, kind, on_gpu), size in found.items()
+                for (device, kind, on_gpu), size in sorted(found.items(), key=lambda each: not each[0][2])
             ),
             devices=tuple(self._devices.items()),
         )

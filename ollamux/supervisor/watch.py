@@ -13,6 +13,7 @@ from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor import leisure
+from ollamux.supervisor.calibration import Calibrations
 from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
@@ -83,6 +84,9 @@ class Watch:
         self.loads = Loads(core)
         self.pulls = Pulls(core, home=self.checks.home)
         self.preload = Preload(core, self.checks, gpus, self.loads, self.pulls)
+        self.calibrations = Calibrations(
+            core, gpus, self.checks.listeners, folder=state_dir(launch.env, simulated=simulated)
+        )
         self.console: Console | None = None
         self.upkeep: Upkeep | None = None
         self._warned: tuple[str, ...] = ()
