@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ollamux import __version__
@@ -13,7 +13,7 @@ from ollamux.cli import screen
 from ollamux.cli.target import reach
 from ollamux.cli.words import load
 from ollamux.config.write import PACKAGED_STORE
-from ollamux.domain.calibration import Calibration
+from ollamux.domain.calibration import Calibration, MeasuredLoad
 from ollamux.domain.errors import Exit, NotFoundError, NotRunningError, OllamuxError, TimedOutError, UsageError
 from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Unplaced, as_json, place
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
@@ -22,7 +22,7 @@ from ollamux.gpu.model import Gpu, Inventory
 from ollamux.ollama import measured
 from ollamux.ollama.binary import find_ollama, version_text
 from ollamux.ollama.gguf_types import CACHE_TYPES
-from ollamux.ollama.memory import Wish
+from ollamux.ollama.memory import CacheTypeError, Wish
 from ollamux.ollama.needs import Model, need_of, read_model, remedies
 from ollamux.ollama.store import store_path
 from ollamux.ollama.version import Era, era_of, parse_version
@@ -107,7 +107,13 @@ def _plan(asked: Asked, *, simulated: bool) -> Plan:
     wishes = {name: model.wish(usual, context=asked.context) for name, model in models.items()}
     needs = tuple(need_of(model, wishes[name]) for name, model in models.items())
     cards = _cards(fleet, asked, simulated=simulated)
-    known = _calibration(version, simulated=simulated)
+    by_digest = {model.stored.digest: model for model in models.values()}
+
+    def compute_of(load: MeasuredLoad) -> int | None:
+        model = by_digest.get(load.digest)
+        return None if model is None else _compute(model, load, usual)
+
+    known = replace(_calibration(version, simulated=simulated), compute_of=compute_of)
     placement, missing = place(needs, cards, known.calibrated)
     return Plan(
         version=__version__,
@@ -130,6 +136,22 @@ def _calibration(version: str | None, *, simulated: bool) -> Calibration:
     if trouble is not None:
         screen.say(f"ollamux: warning: {trouble}; nothing that was measured is used\n", 2)
     return Calibration(loads=loads, version=version)
+
+
+def _compute(model: Model, load: MeasuredLoad, usual: Wish) -> int | None:
+    """Return what would have been estimated for a load to compute with."""
+    wish = replace(
+        usual,
+        context=load.context_length,
+        parallel=load.parallel,
+        cache_type=load.kv_type,
+        flash=load.flash_attention,
+        batch=load.batch,
+    )
+    try:
+        return model.estimate(wish).compute
+    except CacheTypeError:
+        return None
 
 
 def _card_of(need: ModelNeed, cards: Sequence[PlanCard], placement: Sequence[Placed]) -> PlanCard | None:

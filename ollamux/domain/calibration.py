@@ -1,12 +1,13 @@
 """What loads were measured to take, and what that says of the next one. Pure: no file, no clock.
 
 A measurement holds for one model, version of ollama, kind of card and set of options, and nothing else. Of the same
-model loaded in another way only the overhead is taken over: what is beside all buffers hangs on card and driver.
+model loaded in another way the overhead is taken over, since what is beside all buffers hangs on card and driver; and
+how far off the estimate of compute was, where only the context or the type of the cache is another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,6 +17,7 @@ CPU = "cpu"
 """Stands for the host's memory where a model was loaded without a card."""
 MOST_LOADS = 256
 CALIBRATED = "calibrated"
+ALL, PART, NOTHING = "all", "part", "nothing"
 
 
 class Card(Protocol):
@@ -116,10 +118,14 @@ def remember(loads: Sequence[MeasuredLoad], new: MeasuredLoad) -> tuple[Measured
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """All measurements, the newest last, and the version of ollama that is planned for: None takes the newest's."""
+    """All measurements, the newest last, and the version of ollama that is planned for: None takes the newest's.
+
+    `compute_of` says what would have been estimated for a load to compute with.
+    """
 
     loads: tuple[MeasuredLoad, ...] = ()
     version: str | None = None
+    compute_of: Callable[[MeasuredLoad], int | None] | None = None
 
     def calibrated(self, need: ModelNeed, card: Card | None) -> ModelNeed:
         """Return what a model needs on a card by what was measured there, or on one of the same kind.
@@ -131,10 +137,30 @@ class Calibration:
         exact = [each for each in found if each[0].is_like(need)]
         if exact:
             return _measured(need, *exact[-1])
-        near = [each for each in found if each[1].beside_bytes is not None]
-        if not near:
+        found.reverse()  # the newest first where several are as near
+        found.sort(key=lambda each: _distance(need, each[0]))
+        corrected = (self._corrected(need, *each) for each in found)
+        return next((one for one in corrected if one.measured is not None), need)
+
+    def _corrected(self, need: ModelNeed, load: MeasuredLoad, share: Share) -> ModelNeed:
+        """Return a need with the overhead of another load, and off in compute as little as that was."""
+        beside, ratio = share.beside_bytes, self._ratio(need, load, share)
+        if beside is None and ratio is None:
             return need
-        return _corrected(need, *min(reversed(near), key=lambda each: abs(_places(each[0]) - _places(need))))
+        overhead = need.overhead_bytes if beside is None else beside - min(need.projector_bytes, beside)
+        saved, compute = need.total_bytes - need.least_bytes, need.compute_bytes
+        if ratio is not None:
+            saved, compute = (size * ratio[0] // ratio[1] for size in (saved, compute))
+        found = replace(need, overhead_bytes=overhead, compute_bytes=compute)
+        told = _told(load, share, share.buffers_bytes + (need.overhead_bytes if beside is None else beside), used=PART)
+        return replace(found, least_bytes=max(found.total_bytes - saved, 0), measured=told)
+
+    def _ratio(self, need: ModelNeed, load: MeasuredLoad, share: Share) -> tuple[int, int] | None:
+        """Return what was computed with and what had been estimated for that; None where it says nothing here."""
+        if self.compute_of is None or need.source != "metadata" or not _is_akin(need, load):
+            return None
+        estimated = self.compute_of(load)
+        return (share.compute_bytes, estimated) if estimated and share.compute_bytes else None
 
     def shown(self, need: ModelNeed, cards: Sequence[Card], *, on: Card | None = None) -> ModelNeed:
         """Return a need as it is to be shown: that on its own card where it has one, else the best known of any.
@@ -147,7 +173,7 @@ class Calibration:
         if there.measured is not None:
             return there
         other = _best([self.calibrated(need, card) for card in cards] or [need]).measured
-        return need if other is None else replace(need, measured=replace(other, used="nothing"))
+        return need if other is None else replace(need, measured=replace(other, used=NOTHING))
 
     def _known(self, need: ModelNeed) -> list[MeasuredLoad]:
         version = self.version or (self.loads[-1].version if self.loads else None)
@@ -163,8 +189,14 @@ def _best(found: Sequence[ModelNeed]) -> ModelNeed:
     return max(found, key=lambda need: (need.source == CALIBRATED, need.measured is not None))
 
 
-def _places(loaded: MeasuredLoad | ModelNeed) -> int:
-    return loaded.context_length * loaded.parallel
+def _is_akin(need: ModelNeed, load: MeasuredLoad) -> bool:
+    """Whether only the context, or the type of the cache, is another."""
+    return replace(load, context_length=need.context_length, kv_type=need.kv_type).is_like(need)
+
+
+def _distance(need: ModelNeed, load: MeasuredLoad) -> tuple[bool, int]:
+    places = load.context_length * load.parallel - need.context_length * need.parallel
+    return not _is_akin(need, load), abs(places)
 
 
 def _measured(need: ModelNeed, load: MeasuredLoad, share: Share) -> ModelNeed:
@@ -184,15 +216,7 @@ def _measured(need: ModelNeed, load: MeasuredLoad, share: Share) -> ModelNeed:
     )
     # Smaller batches would save what they are estimated to save.
     least = max(found.total_bytes - (need.total_bytes - need.least_bytes), 0)
-    return replace(found, least_bytes=least, measured=_told(load, share, found.total_bytes, used="all"))
-
-
-def _corrected(need: ModelNeed, load: MeasuredLoad, share: Share) -> ModelNeed:
-    beside = share.beside_bytes or 0
-    overhead = beside - min(need.projector_bytes, beside)
-    change = overhead - need.overhead_bytes
-    told = _told(load, share, share.buffers_bytes + beside, used="overhead")
-    return replace(need, overhead_bytes=overhead, least_bytes=need.least_bytes + change, measured=told)
+    return replace(found, least_bytes=least, measured=_told(load, share, found.total_bytes, used=ALL))
 
 
 def _told(load: MeasuredLoad, share: Share, total: int, *, used: str) -> Measured:

@@ -36,9 +36,9 @@ class Remedy:
 class Measured:
     """What a load of a model took of a card, and how it was loaded.
 
-    `used` says what of it the plan is made with: "all" where it was loaded just so, on such a card; the "overhead"
-    where it was loaded in another way; "nothing" where the card was of another kind. `process_bytes` is what the driver
-    told of its process, None where it tells of none: the overhead is estimated then.
+    `used` says how much of it the plan is made with: "all" where it was loaded just so, on such a card; "part" where
+    it was loaded in another way; "nothing" where the card was of another kind. `process_bytes` is what the driver told
+    of its process, None where it tells of none: the overhead is estimated then.
     """
 
     used: str

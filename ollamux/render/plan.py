@@ -111,7 +111,7 @@ def _near(need: ModelNeed) -> list[str]:
     way = f"a context of {load.context_length}" + (f" × {load.parallel}" if load.parallel > 1 else "")
     where = words.gpu_name(load.card) or "another card"
     took = f"{need.name}: with {way} and a {load.kv_type} cache it took {words.size(load.total_bytes)} of a {where}"
-    return [f"{took}, and its overhead there is planned with" if load.used == "overhead" else took]
+    return [f"{took}; the estimate is corrected by that" if load.used == "part" else took]
 
 
 def _fits(pen: Pen, plan: Plan, need: ModelNeed) -> Spans:

@@ -42,7 +42,22 @@ MODEL = thing(
     host_bytes=WHOLE,
     total_bytes=WHOLE,
     least_total_bytes=WHOLE,
+    estimated_total_bytes=WHOLE,
     measured_total_bytes=nullable(WHOLE),
+    measured=nullable(
+        thing(
+            used=one_of("all", "part", "nothing"),
+            card=TEXT,
+            total_bytes=WHOLE,
+            process_bytes=nullable(WHOLE),
+            context_length=WHOLE,
+            parallel=WHOLE,
+            kv_type=TEXT,
+            batch=WHOLE,
+            layers_offloaded=nullable(WHOLE),
+            time=TIME,
+        )
+    ),
     source=one_of("metadata", "calibrated", "bound"),
     notes=some(TEXT),
 )

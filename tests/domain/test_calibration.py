@@ -115,9 +115,28 @@ def test_without_a_version_to_plan_for_that_of_the_newest_holds() -> None:
 )
 def test_loaded_in_another_way_only_the_overhead_is_taken_over(change: dict[str, Any]) -> None:
     found = known(replace(LOAD, **change)).calibrated(NEED, CARD)
-    assert found.measured is not None and found.measured.used == "overhead"
+    assert found.measured is not None and found.measured.used == "part"
     assert found == replace(NEED, overhead_bytes=150, least_bytes=1350, measured=found.measured)
     assert found.estimated_bytes is None and found.source == "metadata"
+
+
+def test_compute_is_corrected_by_how_far_off_it_was_with_another_context_or_type_of_cache() -> None:
+    def half(load: MeasuredLoad) -> int:
+        return share.compute_bytes // 2
+
+    share = SHARE
+    for change in ({"context_length": 4096}, {"kv_type": "q8_0"}):
+        found = replace(known(replace(LOAD, **change)), compute_of=half).calibrated(NEED, CARD)
+        assert (found.compute_bytes, found.overhead_bytes) == (2 * NEED.compute_bytes, 150)
+        assert found.least_bytes == found.total_bytes - 2 * 100
+    for change in ({"parallel": 1}, {"flash_attention": False}, {"batch": 512}, {"offloaded": 2}):
+        found = replace(known(replace(LOAD, **change)), compute_of=half).calibrated(NEED, CARD)
+        assert (found.compute_bytes, found.overhead_bytes) == (NEED.compute_bytes, 150)
+    bound = replace(NEED, source="bound")
+    found = replace(known(replace(LOAD, kv_type="q8_0")), compute_of=half).calibrated(bound, CARD)
+    assert found.compute_bytes == NEED.compute_bytes, "a bound stays one"
+    silent = Calibration(loads=(replace(LOAD, kv_type="q8_0"),), version="0.32.15", compute_of=lambda load: None)
+    assert silent.calibrated(NEED, CARD).compute_bytes == NEED.compute_bytes
 
 
 def test_of_several_the_very_card_goes_before_its_kind_and_the_nearest_before_the_newest() -> None:
@@ -187,7 +206,7 @@ def test_in_json_the_parts_are_those_that_are_planned_with() -> None:
     assert (exact["measured_total_bytes"], exact["total_bytes"], exact["estimated_total_bytes"]) == (1501, 1501, 1500)
     assert (near["measured_total_bytes"], near["measured"]["used"], near["measured"]["batch"]) == (
         None,
-        "overhead",
+        "part",
         512,
     )
 
