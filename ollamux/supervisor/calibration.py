@@ -104,7 +104,7 @@ class Calibrations:
         held = self._held(unit, living.pid)
         grown = tuple(
             replace(share, process_bytes=held[share.uuid])
-            if share.process_bytes is not None and held.get(share.uuid, 0) > share.process_bytes + GROWTH_BYTES
+            if held.get(share.uuid, 0) > (0 if share.process_bytes is None else share.process_bytes + GROWTH_BYTES)
             else share
             for share in load.shares
         )
