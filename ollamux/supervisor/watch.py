@@ -13,7 +13,6 @@ from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FleetSpec, InstanceSpec
 from ollamux.supervisor import leisure
-from ollamux.supervisor.calibration import Calibrations
 from ollamux.supervisor.canary import Canaries
 from ollamux.supervisor.checks import Checks
 from ollamux.supervisor.core import Core
@@ -40,6 +39,7 @@ from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.calibration import Calibrations
     from ollamux.supervisor.carried import Handover
     from ollamux.supervisor.console import Console
     from ollamux.supervisor.upgrade import Upgrade
@@ -84,9 +84,7 @@ class Watch:
         self.loads = Loads(core)
         self.pulls = Pulls(core, home=self.checks.home)
         self.preload = Preload(core, self.checks, gpus, self.loads, self.pulls)
-        self.calibrations = Calibrations(
-            core, gpus, self.checks.listeners, folder=state_dir(launch.env, simulated=simulated)
-        )
+        self.calibrations: Calibrations | None = None
         self.console: Console | None = None
         self.upkeep: Upkeep | None = None
         self._warned: tuple[str, ...] = ()
@@ -226,10 +224,16 @@ class Watch:
             self.at_leisure()
 
     def _load_the_rest(self) -> None:
+        simulated = self._launch.box is not None
         try:
-            leisure.load(simulated=self._launch.box is not None)
+            leisure.load(simulated=simulated)
         except OSError:  # no descriptor left, or a disk that does not answer: what is there goes on
             self._core.loop.call_later(LOAD_AGAIN_S, self._load_the_rest)
+            return
+        from ollamux.supervisor.calibration import Calibrations
+
+        folder = state_dir(self._launch.env, simulated=simulated)
+        self.calibrations = Calibrations(self._core, self._gpus, self.checks.listeners, folder=folder)
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""
