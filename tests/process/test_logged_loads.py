@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from pinned_rig import DEVICE, SAMPLES, TEXT, UUID, Pinned
@@ -137,3 +138,18 @@ def test_what_the_driver_says_that_the_process_holds_is_measured_and_its_peak_ke
     seen = pinned.box.rounds()
     wait_for(lambda: pinned.box.rounds() > seen + samples)
     assert written()["shares"][0]["process_bytes"] == 5600 * MIB
+
+
+def test_what_was_read_outlives_an_upgrade_and_the_log(pinned: Pinned) -> None:
+    up(pinned, layers=20)
+    pinned.degraded("20 of 37 layers")
+    before = {key: model(pinned)[key] for key in ("layers", "layers_asked", "buffers")}
+    os.truncate(pinned.box.log("a"), 0)
+
+    done = pinned.box.ollamux("upgrade")
+
+    assert done.returncode == 0, done.stderr
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 30)
+    assert {key: model(pinned)[key] for key in before} == before
+    assert "20 of 37 layers" in pinned.box.instance("a")["reason"]
