@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ollamux.ollama.account import Account, account_of, begins
 from ollamux.system.files import open_plain
@@ -18,39 +19,49 @@ _MOST_COPIES = 64
 _LONGEST_LINE = 64 * 1024
 _PIECE = 1 << 20
 _MOST_READ = 64 << 20
-"""Of each file, from its end."""
+"""Of all files together: nobody searches for long."""
 
 
-def find_account(path: str, *, port: int, blob: str) -> Account | None:
-    """Return what the log at a path says of the load of a living runner; None where its lines are gone."""
+class Found(NamedTuple):
+    """What a log says of a load; `begins`: the line is there with which it began, so that the rest may still come."""
+
+    account: Account | None
+    begins: bool
+
+
+def find_account(path: str, *, port: int, blob: str) -> Found:
+    """Return what the log at a path says of the load of a living runner."""
+    left = _MOST_READ
     for number in range(_MOST_COPIES):
         try:
-            at = _place(_copy(path, number), port, blob)
+            with open(open_plain(_copy(path, number), os.O_RDONLY), "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                at = _place(file.fileno(), size, max(0, size - left), port=port, blob=blob)
         except FileNotFoundError:
-            return None
+            break
         except OSError:
             continue
         if at is not None:
-            return account_of(_lines(path, number, at))
-    return None
+            return Found(account_of(_lines(path, number, at)), True)
+        left -= size
+        if left <= 0:
+            break
+    return Found(None, False)
 
 
 def _copy(path: str, number: int) -> str:
     return f"{path}.{number}" if number else path
 
 
-def _place(path: str, port: int, blob: str) -> int | None:
+def _place(fd: int, end: int, least: int, *, port: int, blob: str) -> int | None:
     """Return where the line begins that started the runner last. Read, not mapped: a log may be cut at any time."""
-    with open(open_plain(path, os.O_RDONLY), "rb") as file:
-        end = os.fstat(file.fileno()).st_size
-        least = max(0, end - _MOST_READ)
-        while end > least:
-            start = max(0, end - _PIECE)
-            data = os.pread(file.fileno(), end - start + _LONGEST_LINE, start)
-            at = _last(data, port, blob, is_whole=start == 0)
-            if at is not None:
-                return start + at
-            end = start
+    while end > least:
+        start = max(0, end - _PIECE)
+        data = os.pread(fd, end - start + _LONGEST_LINE, start)
+        at = _last(data, port, blob, is_whole=start == 0)
+        if at is not None:
+            return start + at
+        end = start
     return None
 
 

@@ -42,6 +42,14 @@ def write(folder: str, loads: Sequence[MeasuredLoad]) -> None:
     write_atomic(f"{folder}/{FILE_NAME}", json.dumps(plain).encode())
 
 
+def is_sound(load: MeasuredLoad) -> bool:
+    """Whether it can be read again once it is written: some of it is what others say, and may be anything."""
+    try:
+        return _load(json.loads(json.dumps(asdict(load)))) == load
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
 def put_aside(folder: str) -> str:
     """Put away a file that cannot be read, so that it is not lost; say where it went."""
     path = f"{folder}/{FILE_NAME}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ollamux.ollama.account import Account
-from ollamux.ollama.account_log import find_account
+from ollamux.ollama.account_log import Found, find_account
 from ollamux.supervisor import family
 from ollamux.system.patience import patiently
 
@@ -47,16 +47,17 @@ def look(unit: Unit, runner_of: Callable[[Unit, LoadedModel], int | None]) -> No
         if seen is None or seen.pid != pid:
             seen = SeenLoad(pid=pid, account=None, looks=0)
         if not seen.is_settled:
-            seen = SeenLoad(pid=pid, account=_find(unit, pid), looks=seen.looks + 1)
+            found = _find(unit, pid)
+            seen = SeenLoad(pid=pid, account=found.account, looks=seen.looks + 1 if found.begins else _LOOKS)
         unit.seen_loads[model.name] = seen
 
 
-def _find(unit: Unit, pid: int) -> Account | None:
+def _find(unit: Unit, pid: int) -> Found:
     port, blob = family.port_of(pid), unit.runners[pid].rpartition("/")[2]
     if port is None:
-        return None
+        return Found(None, begins=False)
     path = unit.log_path
     try:
         return patiently(f"the log {path}", lambda: find_account(path, port=port, blob=blob), at=(path,))
     except TimeoutError:
-        return None
+        return Found(None, begins=True)

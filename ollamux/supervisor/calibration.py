@@ -98,7 +98,8 @@ class Calibrations:
             shares=shares,
             time=rfc3339(wall()),
         )
-        self._keep(living.load)
+        if measured.is_sound(living.load):
+            self._keep(living.load)
 
     def _grow(self, unit: Unit, living: _Living, load: MeasuredLoad) -> None:
         held = self._held(unit, living.pid)
@@ -110,7 +111,8 @@ class Calibrations:
         )
         if grown != load.shares:
             living.load = replace(load, shares=grown)
-            self._keep(living.load)
+            if measured.is_sound(living.load):
+                self._keep(living.load)
 
     def _held(self, unit: Unit, pid: int) -> dict[str, int]:
         """Return what the driver says that a process holds of each card."""

@@ -74,8 +74,8 @@ def on_card(layers: int, *, words: str = "-c 2048 -np 1 -ub 512", over: int = 0,
 def test_recorded_loads(version: str, port: int, compute: float) -> None:
     [path] = [RECORDINGS / version / "load.log"]
     blob = next(word for word in path.read_text().split() if "blobs/sha256-" in word).rpartition("/")[2]
-    found = find_account(str(path), port=port, blob=blob)
-    assert found is not None
+    found, begins = find_account(str(path), port=port, blob=blob)
+    assert found is not None and begins
     assert (found.context, found.parallel, found.batch, found.asked) == (2048, 1, 512, None)
     assert {(each.kind, each.size_bytes) for each in found.buffers} == {
         ("weights", int(0.29 * MIB)),
@@ -84,8 +84,8 @@ def test_recorded_loads(version: str, port: int, compute: float) -> None:
         ("compute", int(compute * MIB)),
     }
     assert found.has_fallen and found.offloaded is None
-    assert find_account(str(path), port=port + 1, blob=blob) is None
-    assert find_account(str(path), port=port, blob=BLOB) is None
+    assert find_account(str(path), port=port + 1, blob=blob) == (None, False)
+    assert find_account(str(path), port=port, blob=BLOB) == (None, False)
 
 
 def test_two_caches_are_added_and_of_what_is_reserved_anew_the_last_holds() -> None:
@@ -167,7 +167,7 @@ def test_a_load_is_found_across_the_rotation_of_its_log(tmp_path: Path, cut: int
     (tmp_path / "a.log.2").write_text(before)
     (tmp_path / "a.log.1").write_text("x" * 200_000 + "\n" + "".join(lines[:cut]))
     log.write_text("".join(lines[cut:]) + f"{started(47110)}\n" + "[GIN] …\n" * 9)
-    found = find_account(str(log), port=4711, blob=BLOB)
+    found, _ = find_account(str(log), port=4711, blob=BLOB)
     assert found is not None
     assert {each.kind: each.size_bytes for each in found.buffers}["kv"] == 6 * MIB
 
@@ -176,8 +176,10 @@ def test_the_last_load_of_a_port_counts_however_far_back(tmp_path: Path) -> None
     log = tmp_path / "a.log"
     first, second = (f"{started(4711, words=f'-c {context} -np 1')}\n{CPU}{END}" for context in (1024, 4096))
     log.write_text(first + second + "y" * 63 + "\n" + "z" * (3 << 20) + "\n")
-    found = find_account(str(log), port=4711, blob=BLOB)
+    found, _ = find_account(str(log), port=4711, blob=BLOB)
     assert found is not None and found.context == 4096
     log.write_text("y" * (2 << 20))
-    assert find_account(str(log), port=4711, blob=BLOB) is None
-    assert find_account(str(tmp_path / "none"), port=4711, blob=BLOB) is None
+    assert find_account(str(log), port=4711, blob=BLOB) == (None, False)
+    log.write_text(first.replace("loaded runners", "still loading"))
+    assert find_account(str(log), port=4711, blob=BLOB) == (None, True)
+    assert find_account(str(tmp_path / "none"), port=4711, blob=BLOB) == (None, False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def test_keys_of_a_later_version_are_passed_over_and_no_more_are_read_than_are_k
     plain["more"] = plain["loads"][0]["more"] = plain["loads"][0]["shares"][0]["more"] = {"x": 1}
     (tmp_path / "measured.json").write_text(json.dumps(plain))
     assert measured.read(str(tmp_path)) == ((LOAD,) * MOST_LOADS, None)
+
+
+@pytest.mark.parametrize(
+    "change", [{"model": "\ud800"}, {"digest": "d" * 500}, {"ps_bytes": 1 << 60}, {"version": "\udcff"}, {"shares": ()}]
+)
+def test_what_a_server_says_never_makes_a_file_that_cannot_be_read(change: dict[str, Any]) -> None:
+    assert measured.is_sound(LOAD)
+    assert not measured.is_sound(replace(LOAD, **change))
 
 
 def changed(**change: Any) -> str:
