@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ollamux.cli import screen
 from ollamux.cli.target import question, reach
 from ollamux.cli.words import load
 from ollamux.config.codec import fleet_from_json
 from ollamux.config.write import PACKAGED_STORE
+from ollamux.domain.calibration import MeasuredLoad
 from ollamux.domain.errors import NotFoundError, NotRunningError, OllamuxError, TimedOutError, UsageError
 from ollamux.domain.placed import Placement, with_spans
 from ollamux.domain.plan import PlanCard
@@ -21,6 +23,7 @@ from ollamux.domain.spans import Links
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import safe_text
 from ollamux.gpu.model import Gpu, Inventory
+from ollamux.ollama import measured
 from ollamux.ollama.estimate import OVERHEAD_BYTES
 from ollamux.ollama.store import store_path
 from ollamux.system.places import home, state_dir
@@ -48,6 +51,7 @@ class Ground:
     cards: tuple[PlanCard, ...]
     seats: tuple[Seat, ...]
     simulated: bool
+    measured: tuple[MeasuredLoad, ...] = ()
     look_at_links: Callable[[], Links] = dict
 
     def spec_of(self, seat: Seat) -> InstanceSpec:
@@ -90,6 +94,7 @@ def survey(config: str | None, gpus: Sequence[str], *, simulated: bool, only_ins
         cards=cards,
         seats=seats,
         simulated=which,
+        measured=_measured(simulated=which),
         look_at_links=lambda: _links(simulated=which),
     )
 
@@ -254,6 +259,14 @@ def _inventory(*, simulated: bool) -> Inventory:
     if simulated:
         return read_once("simulated", Path(state_dir(os.environ, simulated=True)) / "box", PATIENCE_S)
     return read_gpus()
+
+
+def _measured(*, simulated: bool) -> tuple[MeasuredLoad, ...]:
+    """Return what loads were measured to take; a file that cannot be read is told, and does without."""
+    loads, trouble = measured.read(state_dir(os.environ, simulated=simulated))
+    if trouble is not None:
+        screen.say(f"ollamux: warning: {trouble}; nothing that was measured is used\n", 2)
+    return loads
 
 
 def _links(*, simulated: bool) -> Links:

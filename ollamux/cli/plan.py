@@ -12,7 +12,8 @@ from ollamux.cli import screen
 from ollamux.cli.apply import Manner, apply, must_be_allowed, placement_of, tell_why
 from ollamux.cli.ground import Ground, is_meant, survey
 from ollamux.cli.lifecycle import tell
-from ollamux.cli.planning import Planner, Settings
+from ollamux.cli.needing import Settings
+from ollamux.cli.planning import Planner
 from ollamux.cli.target import question
 from ollamux.domain.errors import Exit, OllamuxError, UsageError
 from ollamux.domain.plan import Plan, as_json

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from ollamux import __version__
 from ollamux.cli.ground import HOST, Ground
+from ollamux.cli.needing import Needs, Settings
 from ollamux.domain import spans
 from ollamux.domain.errors import NotFoundError, OllamuxError
 from ollamux.domain.placed import span_name
@@ -17,20 +16,8 @@ from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Span, Unplace
 from ollamux.domain.seats import Lacking, Seat, Wanted, place
 from ollamux.domain.spec import EVERY_CARD, MODELS_PER_CARD, InstanceSpec, ModelSpec, PinSpec
 from ollamux.domain.text import format_size, same_model
-from ollamux.ollama.binary import binary_version, find_ollama
-from ollamux.ollama.memory import Wish
-from ollamux.ollama.needs import Model, need_of, read_model, remedies
-from ollamux.ollama.version import Era, era_of
+from ollamux.ollama.needs import remedies
 from ollamux.system.clock import rfc3339, wall
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the command line sets in the place of what the configuration says."""
-
-    context: int | None = None
-    parallel: int | None = None
-    cache_type: str | None = None
 
 
 class Planner:
@@ -38,10 +25,7 @@ class Planner:
 
     def __init__(self, ground: Ground, settings: Settings) -> None:
         self._ground = ground
-        self._settings = settings
-        self._models: dict[tuple[tuple[str, ...], str], Model] = {}
-        self._needs: dict[tuple[str, Wish, str], ModelNeed] = {}
-        self._eras: dict[str, Era] = {}
+        self._needs = Needs(ground, settings)
         self._spans: dict[str, Span] = {}
         self._unseen: list[str] = []
         self.missing: list[str] = []
@@ -89,12 +73,12 @@ class Planner:
         missing: OllamuxError | None = None
         for seat in self._ground.seats:
             try:
-                needs[seat.name] = self._need(spec, seat)
+                needs[seat.name] = self._needs.need(spec, seat)
             except NotFoundError as error:
                 missing = missing or error
         if not needs and (missing is not None or self._ground.seats):
             raise missing or NotFoundError(f"there is no store to look for {spec.name} in")
-        self._read(spec.name, self._ground.usual if not needs else self._first(needs))
+        self._needs.read(spec.name, self._ground.usual if not needs else self._first(needs))
         prefer = spec.prefer
         if needs and not any(self._fits(need, seat) for seat in self._ground.seats if (need := needs.get(seat.name))):
             added = self._span_seats(spec, needs)
@@ -110,63 +94,19 @@ class Planner:
         cards = [card for card in self._ground.cards if card.uuid in seat.cards]
         return cards[0].room_bytes >= need.least_bytes if len(cards) == 1 else spans.holds(need, cards)
 
-    def _need(self, spec: ModelSpec, seat: Seat) -> ModelNeed:
-        settings = self._ground.spec_of(seat)
-        model = self._read(spec.name, settings)
-        wish = model.wish(self._usual_wish(settings), context=self._settings.context or spec.ctx)
-        need = self._need_of(model, wish, seat.cards)
-        return replace(need, name=spec.name)
-
-    def _need_of(self, model: Model, wish: Wish, cards: Sequence[str]) -> ModelNeed:
-        place = HOST if HOST in cards else ""
-        key = (model.stored.digest, wish, place)
-        if key not in self._needs:
-            need = need_of(model, wish)
-            self._needs[key] = _on_host(need) if place else need
-        return self._needs[key]
-
-    def _usual_wish(self, spec: InstanceSpec) -> Wish:
-        settings = self._settings
-        return Wish(
-            context=spec.context_length,
-            parallel=settings.parallel or spec.num_parallel or 1,
-            cache_type=settings.cache_type or spec.kv_cache_type or "f16",
-            flash=spec.flash_attention is not False,
-            era=self._era(spec.ollama),
-        )
-
-    def _era(self, program: str) -> Era:
-        """Return how a server runs models; a program that is not here is taken for a new one."""
-        if program not in self._eras:
-            try:
-                version = binary_version(find_ollama(program, os.environ))
-            except OllamuxError:
-                version = None
-            self._eras[program] = (era_of(version) if version is not None else None) or Era.LLAMA_SERVER
-        return self._eras[program]
-
-    def _read(self, name: str, settings: InstanceSpec) -> Model:
-        stores = self._ground.stores_of(settings)
-        key = (tuple(map(str, stores)), name)
-        if key in self._models:
-            return self._models[key]
-        first: OllamuxError | None = None
-        for store in stores:
-            try:
-                self._models[key] = read_model(store, name)
-                return self._models[key]
-            except NotFoundError as error:
-                first = first or error
-        raise first or NotFoundError(f"there is no store to look for {name} in")
-
     def _shown(self, spec: ModelSpec, wanted: Wanted, placed: Sequence[Placed]) -> ModelNeed:
         """Return what a model needs where it goes, else where the first of its seats is, else with what is usual."""
-        seats = [seat.name for seat in self._seats if any(_is_at(one, spec.name, seat) for one in placed)]
-        usual = [seat.name for seat in self._ground.seats if self._ground.spec_of(seat) == self._ground.usual]
-        for name in (*seats, *usual, *wanted.needs):
-            if name in wanted.needs:
-                return wanted.needs[name]
-        return self._need(spec, Seat(name="", instance=None, cards=(), slots=0))
+        seats = [seat for seat in self._seats if any(_is_at(one, spec.name, seat) for one in placed)]
+        usual = [seat for seat in self._ground.seats if self._ground.spec_of(seat) == self._ground.usual]
+        chosen = next((seat for seat in (*seats, *usual, *self._seats) if seat.name in wanted.needs), _NOWHERE)
+        estimate = self._needs.estimate(spec, chosen)
+        cards = [card for card in self._ground.cards if card.uuid != HOST]
+        known = self._needs.calibration(self._ground.spec_of(chosen))
+        if chosen not in seats:
+            return known.shown(estimate, cards)
+        if len(chosen.cards) > 1:
+            return estimate
+        return known.shown(estimate, cards, on=next((card for card in cards if card.uuid == chosen.cards[0]), None))
 
     @property
     def _seats(self) -> tuple[Seat, ...]:
@@ -200,16 +140,11 @@ class Planner:
 
     def _pin_shares(self, pin: PinSpec, seat: Seat) -> tuple[tuple[str, int], ...] | None:
         """Return what a pin takes of its cards; None where its model cannot be read."""
-        settings = self._ground.spec_of(seat)
         try:
-            model = self._read(pin.name, settings)
+            need = self._needs.of_pin(pin, seat)
         except OllamuxError:
             self._unseen.append(f"{seat.instance} keeps {pin.name}, which cannot be read: its memory is not counted")
             return None
-        usual = self._usual_wish(settings)
-        if pin.options.num_gpu is not None or pin.options.num_batch is not None:
-            usual = replace(usual, layers=pin.options.num_gpu, batch=pin.options.num_batch)
-        need = self._need_of(model, model.wish(usual, context=pin.num_ctx), seat.cards)
         if len(seat.cards) == 1:
             return ((seat.cards[0], need.total_bytes),)
         room = {card.uuid: card.room_bytes for card in self._ground.cards if card.uuid in seat.cards}
@@ -269,7 +204,7 @@ class Planner:
         for group in spans.groups(need, cards, self._links):
             seats = [single[card.uuid] for card in group]
             seat = self._seat_over(group, seats)
-            found.append((seat, self._need(spec, seat)))
+            found.append((seat, self._needs.need(spec, seat)))
         return found
 
     def _seat_over(self, group: Sequence[PlanCard], seats: Sequence[Seat]) -> Seat:
@@ -321,18 +256,12 @@ class Planner:
         if len(self._ground.cards) > 1:
             reason += ", nor do several together hold it" if len(seats) > 1 else ""
         settings = self._ground.usual
-        model = self._read(spec.name, settings)
-        wish = model.wish(self._usual_wish(settings), context=self._settings.context or spec.ctx)
+        model, wish = self._needs.wish(spec, settings)
         return Unplaced(model=spec.name, reason=reason, remedies=remedies(model, wish, room))
+
+
+_NOWHERE = Seat(name="", instance=None, cards=(), slots=0)
 
 
 def _is_at(one: Placed, model: str, seat: Seat) -> bool:
     return one.model == model and one.instance == seat.instance and tuple(card for card, _ in one.shares) == seat.cards
-
-
-def _on_host(need: ModelNeed) -> ModelNeed:
-    """Return what a model needs where the CPU computes: what would stay in host memory is there, too; no driver is."""
-    weights = need.weights_bytes + need.host_bytes
-    shrunk = need.total_bytes - need.least_bytes
-    found = replace(need, weights_bytes=weights, overhead_bytes=0, host_bytes=0)
-    return replace(found, least_bytes=found.total_bytes - shrunk)

@@ -30,10 +30,32 @@ class Remedy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a load of a model took of a card, and how it was loaded.
+
+    `used` says how much of it the plan is made with: "all" where it was loaded just so, on such a card; "part" where
+    it was loaded in another way; "nothing" where the card was of another kind. `process_bytes` is what the driver told
+    of its process, None where it tells of none: the overhead is estimated then.
+    """
+
+    used: str
+    card: str
+    total_bytes: int
+    process_bytes: int | None
+    context_length: int
+    parallel: int
+    kv_type: str
+    batch: int
+    offloaded: int | None
+    time: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelNeed:
     """What a model needs on one card. `kv_bytes` holds recurrent states too; `host_bytes` is beside the card.
 
     `least_bytes` is what it takes where there is no room for `total_bytes`: ollama then computes in smaller batches.
+    `estimated_bytes` is what had been said of it where the parts are measured.
     """
 
     name: str
@@ -57,6 +79,8 @@ class ModelNeed:
     host_bytes: int
     source: str
     notes: tuple[str, ...] = ()
+    measured: Measured | None = None
+    estimated_bytes: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -244,7 +268,26 @@ def _model(need: ModelNeed) -> dict[str, Any]:
         "host_bytes": need.host_bytes,
         "total_bytes": need.total_bytes,
         "least_total_bytes": need.least_bytes,
-        "measured_total_bytes": None,
+        "estimated_total_bytes": need.total_bytes if need.estimated_bytes is None else need.estimated_bytes,
+        "measured_total_bytes": need.total_bytes if need.source == "calibrated" else None,
+        "measured": _measured(need.measured),
         "source": need.source,
         "notes": list(need.notes),
+    }
+
+
+def _measured(measured: Measured | None) -> dict[str, Any] | None:
+    if measured is None:
+        return None
+    return {
+        "used": measured.used,
+        "card": measured.card,
+        "total_bytes": measured.total_bytes,
+        "process_bytes": measured.process_bytes,
+        "context_length": measured.context_length,
+        "parallel": measured.parallel,
+        "kv_type": measured.kv_type,
+        "batch": measured.batch,
+        "layers_offloaded": measured.offloaded,
+        "time": measured.time,
     }

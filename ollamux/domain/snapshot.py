@@ -145,10 +145,24 @@ class InstanceView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelView:
-    """A loaded model with where it is loaded. `layers` is `{"offloaded": n, "total": m}` or None.
+class BufferView:
+    """All buffers of a kind that a model has on a device, as the log names it: "CUDA0", "CPU", "CUDA_Host".
 
-    `age_s` is how old the server's word of it is: one that does not answer says nothing new.
+    `kind` is "weights", "kv", "state", "compute" or "output".
+    """
+
+    device: str
+    kind: str
+    bytes: int
+    on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """A loaded model with where it is loaded, and what the server's log says of its load: None where that is gone.
+
+    `layers` is `{"offloaded": n, "total": m}`, `layers_asked` the num_gpu that was asked for, None where it was left
+    to the server. `age_s` is how old the server's word of it is: one that does not answer says nothing new.
     """
 
     instance: str
@@ -160,6 +174,8 @@ class ModelView:
     expires_at: str | None
     layers: dict[str, int] | None
     age_s: float | None = None
+    layers_asked: int | None = None
+    buffers: tuple[BufferView, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +285,8 @@ def _view(cls: Any, item: dict[str, Any]) -> Any:
             values[name] = tuple(values[name])
     if isinstance(values.get("models"), list):
         values["models"] = tuple(_view(InstanceModelView, model) for model in values["models"])
+    if isinstance(values.get("buffers"), list):
+        values["buffers"] = tuple(_view(BufferView, buffer) for buffer in values["buffers"])
     if isinstance(values.get("canary"), dict):
         values["canary"] = _view(CanaryView, values["canary"])
     return cls(**values)

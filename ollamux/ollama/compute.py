@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ollamux.ollama.arena import Graph, Node
 from ollamux.ollama.compute_feed import Feed
 from ollamux.ollama.compute_states import Recurrent
+from ollamux.ollama.compute_steps import Steps
 from ollamux.ollama.memory import Wish, batch_of, has_flash, is_engine, kept_cells, parallel_of, seen_cells
 from ollamux.ollama.shape import Layer, Shape
 from ollamux.ollama.version import Era
@@ -35,19 +36,18 @@ class _Cache:
     places: int
 
 
-class _Batch:
-    """The steps of one batch. `_rows` is how many tokens are still computed; after the last layer few are."""
+class _Batch(Steps):
+    """The steps of one batch, in their order."""
 
     def __init__(self, shape: Shape, wish: Wish) -> None:
         self._shape = shape
         self._wish = wish
-        self._graph = Graph()
         self._is_server = wish.era is Era.LLAMA_SERVER
         self._flash = has_flash(shape, wish)
         self._sequences = parallel_of(shape, wish)
         # As many of each sequence.
         self._tokens = -(-batch_of(shape, wish) // self._sequences) * self._sequences
-        self._rows = self._tokens
+        super().__init__(Graph(), self._tokens)
         self._is_embedding = shape.family.is_embedding
         # Older runners make room for an answer to every token of a batch.
         self._outputs = self._sequences if self._is_server and not self._is_embedding else self._tokens
@@ -120,26 +120,13 @@ class _Batch:
     def _selects_late(self) -> bool:
         return self._shape.family.recurrent == "interval" or self._small is not None
 
-    def _op(self, size: int, *parents: Node, inplace: bool = False) -> Node:
-        return self._graph.op(size * self._rows * 4, *parents, inplace=inplace)
-
-    def _over(self, *parents: Node) -> Node:
-        """Write over the first operand that allows it."""
-        return self._graph.op(parents[0].size, *parents, inplace=True)
-
-    def _view(self, parent: Node) -> Node:
-        return self._graph.view(parent)
-
-    def _norm(self, now: Node) -> Node:
-        return self._over(self._over(now))
-
     def _plain_norm(self, now: Node) -> Node:
         """Normalise with a mean, which is never done in place; then scale and shift."""
         return self._over(self._over(self._graph.op(now.size, now)))
 
     def _select(self, now: Node) -> Node:
-        self._rows, before = self._outputs, self._rows
-        return self._graph.op(now.size // before * self._rows, now, self._selected)
+        self.rows, before = self._outputs, self.rows
+        return self._graph.op(now.size // before * self.rows, now, self._selected)
 
     def _layer(self, now: Node, layer: Layer, *, is_last: bool) -> Node:
         if layer.is_recurrent:
@@ -147,9 +134,9 @@ class _Batch:
         else:
             done = self._mix(layer, self._norm(now))
         if is_last and not self._selects_late:
-            rows = self._rows
+            rows = self.rows
             done = self._select(done)
-            self._rows = rows
+            self.rows = rows
             now = self._select(now)
         if layer.has("post_attention_norm.weight") and layer.has("ffn_norm.weight"):
             done = self._norm(done)
@@ -192,7 +179,7 @@ class _Batch:
         self._graph.op(self._shape.width * self._sequences * 4, turned, self._input(self._tokens * self._sequences * 4))
 
     def _fed(self, layer: Layer, now: Node) -> Node:
-        self._feed.rows = self._rows
+        self._feed.rows = self.rows
         return self._feed.layer(layer, now)
 
     # Attention
@@ -251,7 +238,7 @@ class _Batch:
             now = self._over(self._op(size, now))
         if self._is_embedding and any(tensor.name == "position_embd.weight" for tensor in self._shape.input):
             return now
-        return self._graph.op(size * self._rows * 4, now, self._positions, inplace=True)
+        return self._graph.op(size * self.rows * 4, now, self._positions, inplace=True)
 
     def _look(self, layer: Layer, cache: _Cache, query: Node, fresh: tuple[Node, Node]) -> Node:
         """Store keys and values, and look at all that are there."""

@@ -6,18 +6,18 @@ Order of steps: `build_ffn` and `build_moe_ffn` in https://github.com/ggml-org/l
 from __future__ import annotations
 
 from ollamux.ollama.arena import Graph, Node
+from ollamux.ollama.compute_steps import Steps
 from ollamux.ollama.shape import Layer, Shape
 
 _MOST_EXPERTS = 256
 
 
-class Feed:
-    """Feed-forward networks of one batch. `rows` is how many tokens are still computed."""
+class Feed(Steps):
+    """Feed-forward networks of one batch."""
 
     def __init__(self, shape: Shape, graph: Graph, rows: int) -> None:
+        super().__init__(graph, rows)
         self._shape = shape
-        self._graph = graph
-        self.rows = rows
 
     def layer(self, layer: Layer, now: Node) -> Node:
         """Add one layer's; return its result before the residual is added."""
@@ -30,15 +30,6 @@ class Feed:
         if layer.has("ffn_gate_inp_shexp.weight"):
             shared = self._over(shared, self._over(self._op(1, now)))
         return self._over(mixed, shared)
-
-    def _op(self, size: int, *parents: Node) -> Node:
-        return self._graph.op(size * self.rows * 4, *parents)
-
-    def _over(self, *parents: Node) -> Node:
-        return self._graph.op(parents[0].size, *parents, inplace=True)
-
-    def _view(self, parent: Node) -> Node:
-        return self._graph.view(parent)
 
     def _dense(self, layer: Layer, now: Node, suffix: str) -> Node:
         up = layer.out(f"ffn_up{suffix}.weight")

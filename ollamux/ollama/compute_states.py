@@ -7,15 +7,16 @@ Order of steps: https://github.com/ggml-org/llama.cpp/blob/master/src/models/mam
 from __future__ import annotations
 
 from ollamux.ollama.arena import Graph, Node
+from ollamux.ollama.compute_steps import Steps
 from ollamux.ollama.shape import Layer, Shape
 
 
-class Recurrent:
+class Recurrent(Steps):
     """Recurrent layers of one batch. They are computed for all tokens, also in the last layer."""
 
     def __init__(self, shape: Shape, graph: Graph, tokens: int, sequences: int) -> None:
+        super().__init__(graph, tokens)
         self._shape = shape
-        self._graph = graph
         self._tokens = tokens
         self._sequences = sequences
         self._copies = graph.input(sequences * 4) if any(layer.is_recurrent for layer in shape.layers) else None
@@ -27,18 +28,6 @@ class Recurrent:
         if layer.has("attn_qkv.weight") or layer.has("ssm_ba.weight"):
             return self._delta(layer, now)
         return self._mamba(layer, now) if layer.has("ssm_x.weight") else self._mamba2(layer, now)
-
-    def _op(self, size: int, *parents: Node, inplace: bool = False) -> Node:
-        return self._graph.op(size * self._tokens * 4, *parents, inplace=inplace)
-
-    def _over(self, *parents: Node) -> Node:
-        return self._graph.op(parents[0].size, *parents, inplace=True)
-
-    def _view(self, parent: Node) -> Node:
-        return self._graph.view(parent)
-
-    def _norm(self, now: Node) -> Node:
-        return self._over(self._over(now))
 
     def _rows(self, size: int) -> Node:
         copies = () if self._copies is None else (self._copies,)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ollamux.domain.calibration import MeasuredLoad
 from ollamux.domain.plan import LayerNeed, ModelNeed, Remedy
 from ollamux.domain.text import safe_text
 from ollamux.ollama.estimate import Estimate, estimate
@@ -56,7 +57,7 @@ def read_model(store: Path, name: str) -> Model:
     except ShapeError as error:
         raise ShapeError(f"{stored.weights} cannot be planned with: {error.message}") from None
     except GgufError as error:
-        raise GgufError(error.message, hint=f"ollama pull {safe_text(name)} fetches it anew") from None
+        raise GgufError(error.message, hint=f"ollamux pull {safe_text(name)} fetches it anew") from None
     return Model(stored=stored, shape=shape, projector=projector, adapters=adapters)
 
 
@@ -96,6 +97,22 @@ def need_of(model: Model, wish: Wish) -> ModelNeed:
         source="bound" if found.is_bound else "metadata",
         notes=tuple(_notes(model, wish, found)),
     )
+
+
+def compute_of_load(model: Model, load: MeasuredLoad, usual: Wish) -> int | None:
+    """Return what would have been estimated for a load to compute with; None where that cannot be said."""
+    wish = replace(
+        usual,
+        context=load.context_length,
+        parallel=load.parallel,
+        cache_type=load.kv_type,
+        flash=load.flash_attention,
+        batch=load.batch,
+    )
+    try:
+        return model.estimate(wish).compute
+    except CacheTypeError:
+        return None
 
 
 def _least(wish: Wish) -> Wish:

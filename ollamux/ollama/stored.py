@@ -72,7 +72,7 @@ def read_stored(store: Path, name: str) -> StoredModel:
 
 
 def _pull(shown: str) -> str:
-    return f"ollama pull {shown} fetches it"
+    return f"ollamux pull {shown} fetches it"
 
 
 class _Layers:

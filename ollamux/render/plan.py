@@ -5,7 +5,7 @@ Layout only; the figures are the plan's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ollamux.domain.links import KINDS
 from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Remedy, Span, Unplaced
@@ -40,6 +40,7 @@ def draw_plan(pen: Pen, plan: Plan) -> str:
         said = "It fits." if len(plan.models) == 1 else "All of them fit."
         lines += ["", *_hanging(pen, said, "good")]
     notes = [*plan.notes, *(f"{need.name}: {note}" for need in plan.models for note in need.notes)]
+    notes += [note for need in plan.models for note in _near(need)]
     lines += ["", *(line for note in notes for line in _hanging(pen, note, "dim"))] if notes else []
     return "\n".join(lines) + "\n"
 
@@ -66,16 +67,54 @@ def _models(pen: Pen, plan: Plan) -> list[str]:
         column("Cache", lambda need: words.size(need.kv_bytes), rank=1),
         column("Compute", lambda need: words.size(need.compute_bytes), rank=4),
         column("Other", lambda need: words.size(need.projector_bytes + need.overhead_bytes), rank=5),
-        Column(title="Total", right=True, items=[_total(pen, need) for need in needs]),
+        *_totals(pen, needs),
     ]
     if plan.cards:
         columns.append(Column(title="Fits on", rank=2, items=[_fits(pen, plan, need) for need in needs]))
     return flat_table(pen, columns)[0]
 
 
+def _totals(pen: Pen, needs: Sequence[ModelNeed]) -> list[Column]:
+    """Return what is estimated and what was measured side by side; the one where nothing was measured."""
+    if not any(need.estimated_bytes is not None for need in needs):
+        return [Column(title="Total", right=True, items=[_total(pen, need) for need in needs])]
+    measured = [
+        pen.text(words.DASH, "dim")
+        if need.estimated_bytes is None
+        else pen.text(words.size(need.total_bytes), "strong")
+        for need in needs
+    ]
+    return [
+        Column(title="Estimate", right=True, items=[_total(pen, need) for need in needs]),
+        Column(title="Measured", right=True, items=measured),
+        Column(title="Off", right=True, rank=1, items=[pen.text(_off(need)) for need in needs]),
+    ]
+
+
 def _total(pen: Pen, need: ModelNeed) -> Spans:
+    """Return the estimate; it is what is planned with unless it was measured."""
+    if need.estimated_bytes is not None:
+        return pen.text(words.size(need.estimated_bytes))
     bound = "at most " if need.source == "bound" else ""
     return pen.text(f"{bound}{words.size(need.total_bytes)}", "wait" if bound else "strong")
+
+
+def _off(need: ModelNeed) -> str:
+    """Return how much more, or less, was estimated than was measured."""
+    if need.estimated_bytes is None or not need.total_bytes:
+        return words.DASH
+    return f"{(need.estimated_bytes - need.total_bytes) / need.total_bytes * 100:+.1f} %"
+
+
+def _near(need: ModelNeed) -> list[str]:
+    """Say what the same model took when it was loaded in another way."""
+    load = need.measured
+    if load is None or load.used == "all":
+        return []
+    way = f"a context of {load.context_length}" + (f" × {load.parallel}" if load.parallel > 1 else "")
+    where = words.gpu_name(load.card) or "another card"
+    took = f"{need.name}: with {way} and a {load.kv_type} cache it took {words.size(load.total_bytes)} of a {where}"
+    return [f"{took}; the estimate is corrected by that" if load.used == "part" else took]
 
 
 def _fits(pen: Pen, plan: Plan, need: ModelNeed) -> Spans:

@@ -5,7 +5,7 @@ Columns and their order of going only; how they are laid out is the grid's busin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from ollamux.domain.cards import troubles
@@ -168,9 +168,9 @@ def draw_models(pen: Pen, status: Status, *, full: bool, now: float | None) -> D
         Column(title="On", name=True, enough=12, items=[pen.name(m.instance) for m in models]),
         column("Memory", lambda m: words.gib(m.size_bytes), right=True, rank=1),
         Column(title="on GPU", right=True, items=[on_gpu(m) for m in models]),
-        column("Layers", words.layers, right=True, rank=4),
-        column("Context", lambda m: words.number(m.context_length), right=True, rank=3),
-        column("Until", lambda m: words.until(m.expires_at, now), rank=2),
+        Column(title="Layers", right=True, rank=2, items=[_layers(pen, m, on_cpu) for m in models]),
+        column("Context", lambda m: words.number(m.context_length), right=True, rank=4),
+        column("Until", lambda m: words.until(m.expires_at, now), rank=3),
     ]
     if any(words.is_stale(model, status, now) for model in models):
         ages = [words.age(model, status, now) for model in models]
@@ -179,7 +179,23 @@ def draw_models(pen: Pen, status: Status, *, full: bool, now: float | None) -> D
     if full:
         columns[4:4] = [column("VRAM", lambda m: words.gib(m.size_vram_bytes), right=True, rank=5)]
         columns.append(column("Digest", lambda m: (m.digest or words.DASH).removeprefix("sha256:")[:12], rank=6))
-    return flat_table(pen, columns)
+    return flat_table(pen, columns, details=[_buffers(pen, model) for model in models] if full else ())
+
+
+def _layers(pen: Pen, model: ModelView, on_cpu: Collection[str]) -> Spans:
+    said = words.layers(model)
+    if model.instance not in on_cpu and words.is_short_of_layers(model):
+        return pen.text(f"! {said}", "wait")
+    return pen.text(said, "dim" if said == words.DASH else "")
+
+
+def _buffers(pen: Pen, model: ModelView) -> list[str]:
+    width = min(pen.width, 120)
+    return [
+        line
+        for said in words.buffers(model)
+        for line in pen.hanging(pen.text(said, "dim"), indent=1, width=width, lead="└ ")
+    ]
 
 
 def draw_processes(pen: Pen, status: Status) -> Drawn:

@@ -133,10 +133,33 @@ def percent_on_gpu(model: ModelView | InstanceModelView) -> int | None:
 
 
 def layers(model: ModelView) -> str:
-    """Return how many layers of a model are on the GPU: "37/37"."""
+    """Return how many layers of a model are on the GPU: "37/37"; "20/37 asked" where so many were asked for."""
     known = model.layers or {}
     done, total = known.get("offloaded"), known.get("total")
-    return DASH if done is None or total is None else f"{done}/{total}"
+    if done is None or total is None:
+        return DASH
+    return f"{done}/{total}" + (" asked" if done < total and model.layers_asked == done else "")
+
+
+def is_short_of_layers(model: ModelView) -> bool:
+    """Whether fewer layers are on the GPU than there are, though nobody asked for that."""
+    known = model.layers or {}
+    done, total = known.get("offloaded", 0), known.get("total", 0)
+    asked = total if model.layers_asked is None else min(model.layers_asked, total)
+    return done < asked
+
+
+_BUFFERS = {"weights": "weights", "kv": "cache", "state": "state", "compute": "compute", "output": "output"}
+
+
+def buffers(model: ModelView) -> list[str]:
+    """Return what a model has on each device: "CUDA0: weights 4.4 GiB, cache 1.1 GiB"."""
+    found: dict[str, list[str]] = {}
+    for buffer in model.buffers or ():
+        if buffer.bytes:
+            said = f"{_BUFFERS.get(buffer.kind, buffer.kind)} {format_size(buffer.bytes)}"
+            found.setdefault(buffer.device, []).append(said)
+    return [f"{device}: {', '.join(said)}" for device, said in found.items()]
 
 
 def gpu_name(name: str) -> str:

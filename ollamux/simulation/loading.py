@@ -119,11 +119,16 @@ class Loader:
             raise
         return runner, self._sizes(runner, placed, head)
 
-    def batch(self, options: Options, context: int) -> int:
-        """Return how many tokens a runner takes at once."""
-        if options.num_batch is not None or not self.era.has_llama_server or context <= 4096:
-            return options.num_batch or 512
-        return 1024 if context <= 32768 else 2048
+    def batch(self, options: Options, head: Gguf, context: int) -> int:
+        """Return how many tokens a runner takes at once: more where all contexts together are long."""
+        whole = context * self.slots(head)
+        if options.num_batch is not None:
+            return options.num_batch
+        if self.era.has_llama_server and "bert" in head.architecture:
+            return min(2048, context)
+        if not self.era.has_llama_server or whole <= 4096 or self._flash() == "off":
+            return 512
+        return 1024 if whole <= 32768 else 2048
 
     def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
         forced = options.num_gpu if options.num_gpu is not None and options.num_gpu >= 0 else None
@@ -132,7 +137,7 @@ class Loader:
         return Wish(
             context=context,
             parallel=self.slots(head),
-            batch=self.batch(options, context),
+            batch=self.batch(options, head, context),
             kv_type=self.kv_type or "f16",
             layers=forced,
             margin_bytes=margin * MIB + old_overhead,

@@ -117,7 +117,7 @@ class Scheduler:
     def _needs_reload(self, entry: Loaded, asked: _Pending) -> bool:
         effective = self._effective(asked)
         with entry.lock:
-            batch = self.loader.batch(entry.options, entry.context)
+            batch = self.loader.batch(entry.options, asked.head, entry.context)
             return entry.options.needs_reload(effective, batch=batch) or not entry.runner.ping(_PING_S)
 
     def _effective(self, asked: _Pending) -> Options:

@@ -25,6 +25,7 @@ from ollamux.domain.tally import Tally
 from ollamux.gpu.freed import Claim
 from ollamux.ollama.api import LoadedModel
 from ollamux.ollama.judge import Verdict
+from ollamux.supervisor.accounts import SeenLoad
 
 SCHEMA = 1
 """Grows when what is written is not understood by a version that reads the number before."""
@@ -78,7 +79,7 @@ class CarriedUnit:
     read_to: int | None = None
     server_version: str | None = None
     verdict: Verdict | None = None
-    layers: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seen_loads: dict[str, SeenLoad] = field(default_factory=dict)
     models: tuple[LoadedModel, ...] = ()
     models_at: float | None = None
     runners: dict[int, str] = field(default_factory=dict)

@@ -47,7 +47,7 @@ def _carried(unit: Unit, vram: Vram) -> CarriedUnit:
         read_to=None if unit.follower is None else max(0, unit.follower.at - unread),
         server_version=unit.server_version,
         verdict=unit.verdict,
-        layers=unit.layers,
+        seen_loads=unit.seen_loads,
         models=unit.models,
         models_at=unit.models_at,
         runners=unit.runners,
@@ -132,7 +132,7 @@ def _go_on(unit: Unit, carried: CarriedUnit, core: Core, gpus: Gpus, effects: Ef
     unit.health = carried.health
     unit.log_start, unit.server_version = carried.log_start, carried.server_version
     unit.verdict = carried.verdict
-    unit.layers, unit.models, unit.runners = carried.layers, carried.models, carried.runners
+    unit.seen_loads, unit.models, unit.runners = dict(carried.seen_loads), carried.models, carried.runners
     unit.models_at = carried.models_at
     unit.gone_runners, unit.promises = frozenset(carried.gone_runners), carried.promises
     unit.port = unit.spec.port if carried.port is None else carried.port

@@ -18,7 +18,7 @@ from ollamux.ollama.api import BadAnswerError, LoadedModel, parse_loaded, parse_
 from ollamux.ollama.store import find_manifest, store_path
 from ollamux.ollama.version import era_of
 from ollamux.ollama.waits import load_patience_s
-from ollamux.supervisor import family
+from ollamux.supervisor import accounts, family
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.devices import FALLEN, Devices
 from ollamux.supervisor.http import Answer, Request, probe_host
@@ -187,6 +187,7 @@ class Checks:
             loading = self._loading(unit, models)
             self._tell_gone_runners(unit, models)
             unit.models, unit.models_at = models, monotonic()
+            accounts.look(unit, self.runner_of)
             self._devices.judge_models(unit, on_cpu_by_wish=self._on_cpu_by_wish(unit))
             for listener in self.listeners:
                 listener(unit)

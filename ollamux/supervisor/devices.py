@@ -13,7 +13,8 @@ from ollamux.domain.phases import Phase
 from ollamux.domain.spec import FaultPolicy, Pinning
 from ollamux.domain.text import format_size
 from ollamux.ollama import events as log
-from ollamux.ollama.api import spilled
+from ollamux.ollama.account import Account
+from ollamux.ollama.api import LoadedModel, spilled
 from ollamux.ollama.judge import Proof, Verdict, judge_devices
 from ollamux.ollama.log import LogReader
 from ollamux.supervisor.cards import Cards
@@ -49,12 +50,8 @@ class Devices:
             if isinstance(event, _KEPT):
                 if len(unit.device_lines) < 256:
                     unit.device_lines.append(event)
-            elif isinstance(event, log.LayersOffloaded) and event.blob is not None:
-                unit.layers[event.blob] = (event.offloaded, event.total)
             elif isinstance(event, log.RequestDone):
                 unit.served_at = monotonic()
-            elif isinstance(event, log.RunnerStarting):
-                unit.layers.pop(event.blob, None)
 
     def judge_start(self, unit: Unit) -> bool:
         """Judge the start-up log; True where the instance may be called ready."""
@@ -83,12 +80,13 @@ class Devices:
     def judge_models(self, unit: Unit, *, on_cpu_by_wish: Collection[str] = ()) -> None:
         """Judge what is loaded: a model that is partly in host memory has spilled, one that is wholly there has fallen.
 
-        Not so where whoever asked for the model asked for that, too.
+        Not so where whoever asked for the model asked for that, too. What the log says of a load goes before the sizes
+        that the server tells.
         """
         if unit.spec.pinning is not Pinning.GPUS or "cpu_fallback" in unit.degraded:
             return
-        models = [model for model in unit.models if model.name not in on_cpu_by_wish]
-        fallen = [model.name for model in models if model.size_bytes > 0 and model.size_vram_bytes == 0]
+        models = [model for model in unit.models if model.name not in on_cpu_by_wish and not _is_as_asked(unit, model)]
+        fallen = [model.name for model in models if _has_fallen(unit, model)]
         if fallen:
             reason = f"{', '.join(fallen)} was loaded wholly into host memory: it computes on the CPU"
             self._fault(unit, FALLEN, unit.spec.on.cpu_fallback, f"{reason}{_hint_of_sleep(unit)}")
@@ -98,17 +96,14 @@ class Devices:
         if any(model.size_vram_bytes > 0 for model in models):  # that it starts on its GPU does not prove as much
             unit.incidents.discard(FALLEN)
             unit.asked_incidents.discard(FALLEN)
-        spills = {model.name: model for model in models if spilled(model) > 0}
+        spills = {model.name: said for model in models if (said := _spill(unit, model)) is not None}
         whole = {f"spill:{model.name}" for model in unit.models} - {f"spill:{name}" for name in spills}
         unit.incidents -= whole
         if not spills:
             if unit.degraded.pop("spill", None) is not None:
                 self._core.note(unit, "nothing is spilled any more")
             return
-        told = "; ".join(
-            f"{name}: {format_size(spilled(model))} of {format_size(model.size_bytes)} is in host memory"
-            for name, model in spills.items()
-        )
+        told = "; ".join(f"{name}: {said}" for name, said in spills.items())
         keys = {f"spill:{name}" for name in spills}
         self._fault(unit, "spill", unit.spec.on.spill, f"spilled out of the GPU: {told}", incidents=keys)
 
@@ -147,6 +142,31 @@ class Devices:
         if self._gpus.trouble is not None or inventory is None or inventory.error is not None:
             return False
         return all(gpu.state == "ok" for gpu in self._gpus.current(unit.gpus))
+
+
+def _account(unit: Unit, model: LoadedModel) -> Account | None:
+    seen = unit.seen_loads.get(model.name)
+    return None if seen is None else seen.account
+
+
+def _is_as_asked(unit: Unit, model: LoadedModel) -> bool:
+    account = _account(unit, model)
+    return account is not None and account.is_as_asked
+
+
+def _has_fallen(unit: Unit, model: LoadedModel) -> bool:
+    account = _account(unit, model)
+    return (model.size_bytes > 0 and model.size_vram_bytes == 0) if account is None else account.has_fallen
+
+
+def _spill(unit: Unit, model: LoadedModel) -> str | None:
+    """Say what of a model is not on its GPU; None where all of it is."""
+    account, beside = _account(unit, model), spilled(model)
+    if account is not None and account.offloaded is not None:
+        if account.shortfall is None:
+            return None
+        return account.shortfall + (f", {format_size(beside)} is in host memory" if beside else "")
+    return f"{format_size(beside)} of {format_size(model.size_bytes)} is in host memory" if beside else None
 
 
 def _hint_of_sleep(unit: Unit) -> str:

@@ -189,6 +189,13 @@ def keeps_to_cpu(pid: int) -> bool:
     return "-ngl" in words[:-1] and words[words.index("-ngl") + 1] == "0"
 
 
+def port_of(pid: int) -> int | None:
+    """Return the port in the arguments of a runner, by which its server's log names it."""
+    words = procs.arguments(pid)
+    port = words[words.index("--port") + 1] if "--port" in words[:-1] else ""
+    return int(port) if port.isascii() and port.isdigit() and len(port) < 6 else None
+
+
 def runners(leader_pid: int) -> dict[int, str]:
     """Return the runner processes below a server: pid and the path of the weights each was started with."""
     found: dict[int, str] = {}

@@ -18,6 +18,7 @@ _OURS = (
     "ollamux.ollama.judge",
     "ollamux.ollama.words",
     "ollamux.render.table",
+    "ollamux.supervisor.calibration",
     "ollamux.supervisor.carried",
     "ollamux.supervisor.carry",
     "ollamux.supervisor.console",

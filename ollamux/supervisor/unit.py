@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ollamux.ollama.judge import Verdict
     from ollamux.ollama.log import LogReader
     from ollamux.ollama.version import Era
+    from ollamux.supervisor.accounts import SeenLoad
     from ollamux.supervisor.canary import CanaryWatch
     from ollamux.supervisor.http import Request
     from ollamux.supervisor.loads import Load
@@ -64,12 +65,12 @@ class Unit:
         self.reader: LogReader | None = None
         self.log_start = 0
         self.device_lines: list[LogEvent] = []
-        self.layers: dict[str, tuple[int, int]] = {}
         self.server_version: str | None = None
         self.era: Era | None = None
         self.verdict: Verdict | None = None
         self.models: tuple[LoadedModel, ...] = ()
         self.models_at: float | None = None
+        self.seen_loads: dict[str, SeenLoad] = {}
         self.runners: dict[int, str] = {}
         self.gone_runners: frozenset[str] = frozenset()
         self.slept_s = 0.0
@@ -134,10 +135,10 @@ class Unit:
             self.follower = None
         self.reader = None
         self.device_lines = []
-        self.layers = {}
         self.verdict = None
         self.models = ()
         self.models_at = None
+        self.seen_loads = {}
         self.runners = {}
         self.blobs = {}
         self.promises = {}

@@ -9,6 +9,7 @@ from ollamux import __version__
 from ollamux.config.warn import badges
 from ollamux.domain.phases import Phase
 from ollamux.domain.snapshot import (
+    BufferView,
     GpuView,
     HostView,
     InstanceModelView,
@@ -19,6 +20,7 @@ from ollamux.domain.snapshot import (
 )
 from ollamux.domain.spec import Pinning
 from ollamux.gpu.model import NO_GPUS, Gpu, Inventory
+from ollamux.ollama.account import Account, Buffer
 from ollamux.ollama.api import LoadedModel
 from ollamux.supervisor import core as core_module
 from ollamux.supervisor import holders
@@ -215,8 +217,8 @@ def _instance_model(model: LoadedModel) -> InstanceModelView:
 
 
 def _model(unit: Unit, model: LoadedModel) -> ModelView:
-    blob = unit.blobs.get((model.name, model.digest))
-    layers = next((found for path, found in unit.layers.items() if blob is not None and path.endswith(blob)), None)
+    seen = unit.seen_loads.get(model.name)
+    account = None if seen is None else seen.account
     return ModelView(
         instance=unit.name,
         name=model.name,
@@ -225,9 +227,21 @@ def _model(unit: Unit, model: LoadedModel) -> ModelView:
         size_vram_bytes=model.size_vram_bytes,
         context_length=model.context_length,
         expires_at=_expires(model),
-        layers=None if layers is None else {"offloaded": layers[0], "total": layers[1]},
+        layers=_layers(account),
+        layers_asked=None if account is None else account.asked,
+        buffers=None if account is None else tuple(_buffer(each) for each in account.buffers),
         age_s=None if unit.models_at is None else round(monotonic() - unit.models_at, 1),
     )
+
+
+def _layers(account: Account | None) -> dict[str, int] | None:
+    if account is None or account.offloaded is None or account.total is None:
+        return None
+    return {"offloaded": account.offloaded, "total": account.total}
+
+
+def _buffer(buffer: Buffer) -> BufferView:
+    return BufferView(device=buffer.device, kind=buffer.kind, bytes=buffer.size_bytes, on_gpu=buffer.on_gpu)
 
 
 def _instances_by_gpu(units: tuple[Unit, ...]) -> dict[str, tuple[str, ...]]:

@@ -41,6 +41,7 @@ from ollamux.system.places import home, state_dir
 
 if TYPE_CHECKING:
     from ollamux.supervisor.boot import Launch
+    from ollamux.supervisor.calibration import Calibrations
     from ollamux.supervisor.carried import Handover
     from ollamux.supervisor.console import Console
     from ollamux.supervisor.upgrade import Upgrade
@@ -85,6 +86,7 @@ class Watch:
         self.loads = Loads(core)
         self.pulls = Pulls(core, home=self.checks.home)
         self.preload = Preload(core, self.checks, gpus, self.loads, self.pulls)
+        self.calibrations: Calibrations | None = None
         self.console: Console | None = None
         self.upkeep: Upkeep | None = None
         self._warned: tuple[str, ...] = ()
@@ -243,10 +245,16 @@ class Watch:
             self.at_leisure()
 
     def _load_the_rest(self) -> None:
+        simulated = self._launch.box is not None
         try:
-            leisure.load(simulated=self._launch.box is not None)
+            leisure.load(simulated=simulated)
         except OSError:  # no descriptor left, or a disk that does not answer: what is there goes on
             self._core.loop.call_later(LOAD_AGAIN_S, self._load_the_rest)
+            return
+        from ollamux.supervisor.calibration import Calibrations
+
+        folder = state_dir(self._launch.env, simulated=simulated)
+        self.calibrations = Calibrations(self._core, self._gpus, self.checks.listeners, folder=folder)
 
     def _warn(self, fleet: FleetSpec) -> None:
         """Say what was not said before."""

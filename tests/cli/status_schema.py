@@ -125,6 +125,10 @@ MODEL = thing(
     instance=TEXT,
     digest=nullable(TEXT),
     layers=nullable(thing(offloaded=WHOLE, total=WHOLE)),
+    layers_asked=nullable(WHOLE),
+    buffers=nullable(
+        some(thing(device=TEXT, kind=one_of("weights", "kv", "state", "compute", "output"), bytes=WHOLE, on_gpu=FLAG))
+    ),
     age_s=nullable(NUMBER),
     **LOADED,
 )

@@ -42,7 +42,22 @@ MODEL = thing(
     host_bytes=WHOLE,
     total_bytes=WHOLE,
     least_total_bytes=WHOLE,
+    estimated_total_bytes=WHOLE,
     measured_total_bytes=nullable(WHOLE),
+    measured=nullable(
+        thing(
+            used=one_of("all", "part", "nothing"),
+            card=TEXT,
+            total_bytes=WHOLE,
+            process_bytes=nullable(WHOLE),
+            context_length=WHOLE,
+            parallel=WHOLE,
+            kv_type=TEXT,
+            batch=WHOLE,
+            layers_offloaded=nullable(WHOLE),
+            time=TIME,
+        )
+    ),
     source=one_of("metadata", "calibrated", "bound"),
     notes=some(TEXT),
 )
@@ -181,7 +196,7 @@ def test_weights_that_are_not_whole(place: Place) -> None:
     store = write_store(place.root / "store", cut=True)
     found = place.run("plan", "llama3.2:3b", env={"OLLAMA_MODELS": str(store)})
     assert found.code == DEGRADED and is_plain_error(found.err)
-    assert "ends too early" in found.err and "ollama pull llama3.2:3b" in found.err
+    assert "ends too early" in found.err and "ollamux pull llama3.2:3b" in found.err
 
 
 def test_a_quantised_cache_without_flash_attention_is_refused(place: Place) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from ollamux.cli.ground import Ground
-from ollamux.cli.planning import Planner, Settings
+from ollamux.cli.needing import Settings
+from ollamux.cli.planning import Planner
 from ollamux.domain.placed import PlacedPin, Placement
 from ollamux.domain.plan import Plan, PlanCard
 from ollamux.domain.seats import Seat

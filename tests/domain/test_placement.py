@@ -85,6 +85,7 @@ def left_out(wishes: list[Wish], placed: Pairs) -> tuple[int, int, int]:
     )
 
 
+@settings(deadline=None)
 @given(situations())
 def test_what_is_placed_fits_and_what_is_missing_is_counted(situation: tuple[list[Wish], Room]) -> None:
     wishes, room = situation
@@ -96,6 +97,7 @@ def test_what_is_placed_fits_and_what_is_missing_is_counted(situation: tuple[lis
         assert sum(model == each.model for model, _ in found.placed) == each.replicas - found.missing.get(each.model, 0)
 
 
+@settings(deadline=None)
 @given(situations())
 def test_it_is_never_worse_than_first_fit(situation: tuple[list[Wish], Room]) -> None:
     wishes, room = situation
@@ -103,7 +105,7 @@ def test_it_is_never_worse_than_first_fit(situation: tuple[list[Wish], Room]) ->
     assert left_out(wishes, place(wishes, room).placed) <= left_out(wishes, first_fit(wishes, room))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(situations())
 def test_where_all_was_tried_nothing_leaves_out_less(situation: tuple[list[Wish], Room]) -> None:
     wishes, room = situation
@@ -123,6 +125,7 @@ def test_where_all_was_tried_nothing_leaves_out_less(situation: tuple[list[Wish]
             assert least <= left_out(wishes, frozenset(chosen))
 
 
+@settings(deadline=None)
 @given(situations())
 def test_what_is_well_placed_is_not_moved(situation: tuple[list[Wish], Room]) -> None:
     wishes, room = situation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollamux.domain.plan import LayerNeed, ModelNeed, Placed, PlanCard
@@ -204,6 +204,7 @@ def test_a_model_over_two_cards_takes_the_room_of_both() -> None:
     assert [one.model for one in lacking] == ["b"]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=7),
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 10)), min_size=1, max_size=4),
@@ -224,6 +225,7 @@ def test_no_card_is_over_its_room_and_none_is_forgotten(
         assert len(found) + missing == count or (count == EVERY_CARD and len(found) + missing >= 1)
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 200),
     st.integers(1, 40),

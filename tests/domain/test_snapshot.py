@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ollamux.domain.snapshot import (
     VIEWS,
+    BufferView,
     CanaryView,
     GpuView,
     HostView,
@@ -42,7 +43,9 @@ PROMISED = {
     "auto_restarts manual_restarts canary",
     "instances.canary": "model at ok seconds reason",
     "instances.models": "name size_bytes size_vram_bytes context_length expires_at",
-    "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers + age_s",
+    "models": "instance name digest size_bytes size_vram_bytes context_length expires_at layers "
+    "+ age_s layers_asked buffers",
+    "models.buffers": "device kind bytes on_gpu",
     "processes": "gpu pid kind instance name memory_bytes + user age_s",
 }
 LISTS = ("gpus", "instances", "models", "processes")
@@ -80,7 +83,23 @@ STATUS = some(
     instances=several(
         some(InstanceView, exit=EXITS, models=several(some(InstanceModelView)), canary=maybe(some(CanaryView)))
     ),
-    models=several(some(ModelView, layers=st.sampled_from((None, {"offloaded": 37, "total": 37})))),
+    models=several(
+        some(
+            ModelView,
+            layers=st.sampled_from((None, {"offloaded": 37, "total": 37})),
+            buffers=maybe(
+                several(
+                    st.builds(
+                        BufferView,
+                        device=st.text(),
+                        kind=st.text(),
+                        bytes=st.integers(0, 1 << 50),
+                        on_gpu=st.booleans(),
+                    )
+                )
+            ),
+        )
+    ),
     processes=several(some(ProcessView)),
     links=st.just(()),
 )
@@ -110,6 +129,7 @@ FULL = Status(
     models=(ModelView(
         instance="gpu0", name="qwen3:8b", digest=None, size_bytes=1, size_vram_bytes=1, context_length=8192,
         expires_at=None, layers={"offloaded": 37, "total": 37},
+        buffers=(BufferView(device="CUDA0", kind="kv", bytes=1 << 20, on_gpu=True),),
     ),),
     processes=(ProcessView(gpu="GPU-1", pid=4311, kind="runner", instance="gpu0", name="llama", memory_bytes=None),),
     links=(LinkView(a="GPU-1", b="GPU-2", kind="nvlink", nvlinks=4),),

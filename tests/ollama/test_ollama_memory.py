@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,35 @@ def test_a_real_server_takes_exactly_that(row: dict[str, Any]) -> None:
     assert sum(layer.cache for layer in layers) == row["cache"]
     assert sum(layer.state for layer in layers) == row["state"]
     assert compute_bytes(model, wish) == pytest.approx(row["compute"], rel=0.07)
+
+
+def test_what_was_measured_with_another_context_or_type_of_cache_never_makes_compute_worse() -> None:
+    """Of real servers: each load corrected by how far off the estimate of another one of the same model was."""
+
+    def estimated(row: dict[str, Any]) -> int:
+        model = shape(row["model"])
+        return compute_bytes(
+            model if model.family.is_embedding else replace(model, family=replace(model.family, single=False)),
+            Wish(
+                context=row["context"],
+                parallel=row["parallel"],
+                cache_type=row["cache_type"],
+                flash=row["flash"],
+                batch=512,
+            ),
+        )
+
+    groups: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for row in TRUTH:
+        group = groups.setdefault((row["model"], row["parallel"], row["flash"]), [])
+        group.append((estimated(row), row["compute"]))
+    better = 0
+    for group in groups.values():
+        for (guess, truth), (other_guess, other_truth) in itertools.permutations(group, 2):
+            before, after = abs(guess - truth), abs(guess * other_truth // other_guess - truth)
+            assert after <= max(before, 1)
+            better += after < before
+    assert better > 50
 
 
 def test_at_least_a_dozen_kinds_were_compared() -> None:

@@ -103,7 +103,7 @@ def test_no_name(store: Store, name: str) -> None:
 def test_no_such_model(store: Store) -> None:
     with pytest.raises(NotFoundError, match="there is no model m in the store") as caught:
         read_stored(store.root, "m")
-    assert caught.value.hint == "ollama pull m fetches it"
+    assert caught.value.hint == "ollamux pull m fetches it"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_weights_that_were_cut_off_are_to_be_fetched_anew(store: Store) -> None:
     store.model("m", model=weights()[:-5000])
     with pytest.raises(GgufError, match="ends too early") as caught:
         read_model(store.root, "m")
-    assert caught.value.hint == "ollama pull m fetches it anew"
+    assert caught.value.hint == "ollamux pull m fetches it anew"
 
 
 def test_a_head_that_tells_too_little_is_named_with_its_file(store: Store) -> None:

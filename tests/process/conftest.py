@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from pinned_rig import Pinned
 from process_box import Box, end_leftovers, left_behind
+from standin_rig import Driver, built
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,3 +59,13 @@ def _box(root: Path) -> Iterator[Box]:
     assert not left, f"processes were left behind: {told}"
     assert not overlaps, f"two incarnations at once: {overlaps}"
     assert not bugs, "\n".join(bugs)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return built(tmp_path_factory.mktemp("standin") / "new")
+
+
+@pytest.fixture
+def pinned(box: Box, library: Path) -> Pinned:
+    return Pinned(box, Driver(box.root, library))

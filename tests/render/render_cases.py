@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ollamux.domain.snapshot import GpuView, InstanceModelView, InstanceView, LinkView, ModelView, Status
+from ollamux.domain.snapshot import (
+    BufferView,
+    GpuView,
+    InstanceModelView,
+    InstanceView,
+    LinkView,
+    ModelView,
+    Status,
+)
 from ollamux.render.sample import sample_status, uuid_of
 
 GIB = 1024**3
@@ -141,6 +149,27 @@ def cpu_only() -> Status:
     status = change_instance(status, 0, name="cpu", gpus=(), pinning="cpu", port=11434, models=(loaded,))
     host = replace(status.host, driver=None, cuda=None, gpus_source="none")
     return replace(status, gpus=(), host=host, models=(model,), processes=())
+
+
+def logged_loads() -> Status:
+    """What the log says of loads: whole, spilled, as asked for, without a GPU, and one whose lines are gone."""
+    status = sample_status(5, trouble=False)
+    host = BufferView(device="CPU", kind="weights", bytes=333 * 1024**2, on_gpu=False)
+    card = (
+        BufferView(device="CUDA0", kind="weights", bytes=int(4.4 * GIB), on_gpu=True),
+        BufferView(device="CUDA0", kind="kv", bytes=int(1.1 * GIB), on_gpu=True),
+        BufferView(device="CUDA0", kind="compute", bytes=304 * 1024**2, on_gpu=True),
+        BufferView(device="CUDA0", kind="output", bytes=0, on_gpu=True),
+    )
+    told: tuple[dict[str, Any], ...] = (
+        {"layers": {"offloaded": 37, "total": 37}, "buffers": (*card, host)},
+        {"layers": {"offloaded": 20, "total": 37}, "buffers": (*card, host)},
+        {"layers": {"offloaded": 20, "total": 37}, "layers_asked": 20, "buffers": (*card, host)},
+        {"layers": None, "buffers": (host,)},
+        {"layers": None, "buffers": None},
+    )
+    models = tuple(replace(status.models[0], instance=f"gpu{i}", **more) for i, more in enumerate(told))
+    return replace(status, models=models)
 
 
 def eight_cards() -> Status:
@@ -287,6 +316,7 @@ CASES: tuple[Callable[[], Status], ...] = (
     no_gpu,
     no_supervisor,
     cpu_only,
+    logged_loads,
     eight_cards,
     simulated,
     mig,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from render_cases import CASES, hostile_names, joined, several_cards, troubled, worst
+from render_cases import CASES, hostile_names, joined, logged_loads, several_cards, troubled, worst
 
 from ollamux.domain.snapshot import VIEWS, Status
 from ollamux.render.table import status_table
@@ -45,7 +45,7 @@ def test_the_whole_box_is_drawn_as_before(case: Callable[[], Status]) -> None:
 @pytest.mark.parametrize("view", VIEWS)
 def test_a_view_is_drawn_as_before(view: str) -> None:
     parts = []
-    for case in (troubled, worst, several_cards, hostile_names):
+    for case in (troubled, worst, several_cards, hostile_names, *((logged_loads,) if view == "models" else ())):
         for width, wide in ((80, False), (60, False), (120, False), (200, True)):
             table = status_table(case(), width=width, color=False, unicode=True, view=view, wide=wide)
             parts.append(f"[{case.__name__}, {width} columns{', wide' if wide else ''}]\n{table}\n")

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from ollamux.domain.links import KINDS
 from ollamux.domain.snapshot import (
     VIEWS,
+    BufferView,
     GpuView,
     HostView,
     InstanceModelView,
@@ -131,6 +132,11 @@ models = st.builds(
     context_length=maybe_number,
     expires_at=times,
     layers=st.none() | st.dictionaries(st.sampled_from(["offloaded", "total"]), numbers),
+    layers_asked=maybe_number,
+    buffers=st.none()
+    | st.lists(st.builds(BufferView, device=texts, kind=texts, bytes=numbers, on_gpu=st.booleans()), max_size=3).map(
+        tuple
+    ),
 )
 processes = st.builds(
     ProcessView,
