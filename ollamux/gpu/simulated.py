@@ -22,7 +22,7 @@ CUDA = "13.0"
 EVERY = "*"
 _CARDS, _USAGE, _FAULTS = "cards.json", "usage", "faults"
 _HANG_POLL_S = 0.05
-_SAMPLE_FIELDS = ("processes", "memory_used_bytes", "utilization_percent", "temperature_c", "power_w")
+_SAMPLE_FIELDS = ("processes", "memory_used_bytes", "utilization_percent", "temperature_c", "power_w", "energy_j")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
