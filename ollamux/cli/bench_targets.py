@@ -1,4 +1,4 @@
-"""What a bench measures: the instances, the model on them, and the options it was loaded with. Loads, and unloads again.
+"""What a bench measures: the instances, the model on them, how it was loaded. Loads it, and unloads it again.
 
 Nothing that is loaded already is loaded in another way, kept for longer, or let go.
 """

@@ -1,4 +1,4 @@
-"""Put two runs of a bench side by side: what differs in their set-up, and which figures moved more than by chance. Pure.
+"""Put two runs of a bench side by side: what differs in their set-up, which figures moved more than by chance. Pure.
 
 The runs are objects of `ollamux.bench/1`, of which the other one comes from a file. A figure is better or worse only
 where its two values differ by more than both moved from round to round, with three rounds or more on each side: fewer
