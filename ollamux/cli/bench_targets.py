@@ -145,13 +145,16 @@ class Targets:
         env = question({"cmd": "env", "name": target.name}, simulated=self.simulated)[0]["env"]
         target.runners = self.runners(target)
         words = [word for pid in sorted(target.runners) for word in procs.arguments(pid)]
-        target.options = options_of(
+        same = options_of(
             known[0],
             self.facts,
             era=era_of(parse_version(target.view.ollama_version or "")),
             default_context=_number(env.get("OLLAMA_CONTEXT_LENGTH")) or _CONTEXT,
             arguments=words,
         )
+        # A runner of earlier versions does not show all of them, but what is kept is loaded with those of its pin.
+        pins = [pin for pin in self._models_of(target)["pins"] if same_model(pin["name"], self.model)]
+        target.options = {**same, **(pins[0]["options"] if pins else {})}
         told = words[words.index("-np") + 1] if "-np" in words[:-1] else env.get("OLLAMA_NUM_PARALLEL")
         target.slots = _number(told) or 1
 

@@ -83,7 +83,7 @@ class Row:
     """What came of some instances together at one concurrency. Speeds are in tokens per second.
 
     `prompt_each` and `each` are those of single requests, as the server measured them; `prompt_all` and `total` are of
-    all requests together, by our clock: up to the last first token, and from the first request to the last answer.
+    all requests together, by our clock: up to the last first token, and to the last answer of each instance.
     `scaling` is `total` beside the sum of what the same instances did each alone in the same round.
     """
 
@@ -183,18 +183,29 @@ def _speed(tokens: int | None, seconds: float | None) -> float | None:
 
 
 def total_of(step: Step) -> float | None:
-    """Return the tokens a second of a step, from its first request to its last answer."""
-    return _speed(step.tokens, _span(step, lambda request: request.ended_s))
+    """Return the tokens a second of a step: of each instance from its first request to its last answer, added up.
+
+    Cards that are faster than others are done sooner; by the time of the slowest they would look slow themselves.
+    """
+    return _sum_of_speeds(step, lambda request: request.tokens, lambda request: request.ended_s)
 
 
 def _prompt_all(step: Step) -> float | None:
-    read = sum(request.prompt_tokens or 0 for request in step.well)
-    return _speed(read, _span(step, lambda request: request.first_token_s))
+    return _sum_of_speeds(step, lambda request: request.prompt_tokens, lambda request: request.first_token_s)
 
 
-def _span(step: Step, end: Callable[[Request], float | None]) -> float | None:
-    ends = [at for request in step.well if (at := end(request)) is not None]
-    return max(ends) - min(request.sent_s for request in step.well) if ends else None
+def _sum_of_speeds(
+    step: Step, count: Callable[[Request], int | None], end: Callable[[Request], float | None]
+) -> float | None:
+    speeds = []
+    for name in step.instances:
+        mine = [request for request in step.well if request.instance == name]
+        ends = [at for request in mine if (at := end(request)) is not None]
+        if ends:
+            seconds = max(ends) - min(request.sent_s for request in mine)
+            speeds.append(_speed(sum(count(request) or 0 for request in mine), seconds))
+    known = [speed for speed in speeds if speed is not None]
+    return sum(known) if known else None
 
 
 def _per_token(step: Step) -> float | None:
