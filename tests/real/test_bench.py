@@ -1,4 +1,4 @@
-"""A bench against real servers: what is loaded is measured as it is, what was not is unloaded, and the counts are true."""
+"""A bench against real servers: what is loaded is measured as it is, what was not is let go, the counts are true."""
 
 from __future__ import annotations
 
