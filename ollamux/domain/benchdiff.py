@@ -1,8 +1,10 @@
 """Put two runs of a bench side by side: what differs in their set-up, which figures moved more than by chance. Pure.
 
 The runs are objects of `ollamux.bench/1`, of which the other one comes from a file. A figure is better or worse only
-where its two values differ by more than both moved from round to round, with three rounds or more on each side: fewer
-do not tell how much a figure moves by itself. Where the requests differed there is no verdict at all.
+where its two values differ by more than both moved from round to round, and by two per cent, since a machine is never
+quite the same on another day; with three rounds or more on each side, for fewer do not tell how much a figure moves by
+itself. Where the requests differed there is no verdict at all. Of several instances only the sums are compared: single
+requests of unequal cards have no middle.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 from ollamux.domain.schemas import BENCH_SCHEMA
 
 LEAST_ROUNDS = 3
+LEAST_PERCENT = 2.0
 FIGURES = {
     "first_token_s": False,
     "prompt_each": True,
@@ -21,6 +24,7 @@ FIGURES = {
     "joules_per_token": False,
 }
 """The figures that are compared, and whether more of it is better."""
+_OF_SEVERAL = ("total", "joules_per_token")
 _ASKED = {"prompt_tokens": "tokens of a prompt", "tokens": "tokens of an answer"}
 _OF_INSTANCE = {
     "ollama_version": "ollama",
@@ -58,6 +62,7 @@ def compare(before: Plain, now: Plain) -> dict[str, Any]:
         for row in now["summary"]
         for name, more_is_better in FIGURES.items()
         if _key(row) in earlier
+        and (name in _OF_SEVERAL or len(_key(row)) == 2)
         and (verdict := _judged(earlier[_key(row)].get(name), row.get(name), more_is_better, same_question))
     ]
     return {"time": before["time"], "state": before.get("state"), "setup": setup, "figures": found}
@@ -74,14 +79,14 @@ def _judged(before: Any, now: Any, more_is_better: bool, same_question: bool) ->
         return None
     change = other["value"] - one["value"]
     spread = one["most"] - one["least"] + other["most"] - other["least"]
+    percent = change / one["value"] * 100
     verdict = "better" if (change > 0) is more_is_better else "worse"
     if not same_question:
         verdict = "other question"
     elif min(one["rounds"], other["rounds"]) < LEAST_ROUNDS:
         verdict = "too few rounds"
-    elif abs(change) <= spread:
+    elif abs(change) <= spread or abs(percent) < LEAST_PERCENT:
         verdict = "within the spread"
-    percent = change / one["value"] * 100
     return {"before": one["value"], "now": other["value"], "percent": round(percent, 2), "verdict": verdict}
 
 

@@ -66,7 +66,7 @@ class Meter:
             return
         at = time.monotonic()
         for gpu in inventory.gpus:
-            if gpu.uuid in self._readings:
+            if gpu.uuid in self._readings and gpu.mig_parent is None:  # what a slice uses, its card alone could tell
                 self._readings[gpu.uuid].append(Reading(at=at, counted_j=gpu.energy_j, power_w=gpu.power_w))
 
     def close(self) -> None:

@@ -17,14 +17,20 @@ from ollamux.render.pen import Pen
 _WIDEST = 110
 _MS = 1000.0
 _FIGURES = {
-    "first_token_s": ("first token, ms", _MS),
-    "prompt_each": ("prompt, t/s", 1.0),
-    "each": ("each, t/s", 1.0),
-    "total": ("all, t/s", 1.0),
-    "joules_per_token": ("energy, J/token", 1.0),
+    "first_token_s": ("First ms", _MS),
+    "prompt_each": ("Prompt t/s", 1.0),
+    "each": ("Each t/s", 1.0),
+    "total": ("All t/s", 1.0),
+    "joules_per_token": ("J/token", 1.0),
 }
 _SIZES = ("size_bytes", "size_vram_bytes", "memory_total_bytes")
-_VERDICTS = {"better": "good", "worse": "bad", "within the spread": "dim", "too few rounds": "wait"}
+_VERDICTS = {
+    "better": ("better", "good"),
+    "worse": ("worse", "bad"),
+    "within the spread": ("as before", "dim"),
+    "too few rounds": ("?", "wait"),
+    "other question": ("?", "wait"),
+}
 _LONGEST = 40
 
 
@@ -195,6 +201,7 @@ def _comparison(pen: Pen, comparison: Mapping[str, Any]) -> list[str]:
     figures = comparison["figures"]
     if figures:
         lines += _figures(pen, figures)
+        lines += [line for text in _judging(figures) for line in _hanging(pen, text, "dim")]
     else:
         lines += _hanging(pen, "No instances were measured in the same way in both.", "wait")
     for difference in comparison["setup"]:
@@ -210,17 +217,30 @@ def _figures(pen: Pen, figures: Sequence[Mapping[str, Any]]) -> list[str]:
         return pen.text(f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}")
 
     names = [", ".join(map(str, one["instances"])) for one in figures]
-    verdicts = [pen.text(one["verdict"], _VERDICTS.get(one["verdict"], "wait")) for one in figures]
+    verdicts = [pen.text(*_VERDICTS[one["verdict"]]) for one in figures]
     columns = [
         Column(title="Instance", name=True, items=[pen.name(name, "strong") for name in names]),
         Column(title="At once", right=True, items=[pen.text(str(one["concurrency"])) for one in figures]),
-        Column(title="Figure", items=[pen.text(_FIGURES[one["figure"]][0]) for one in figures]),
+        Column(title="What", items=[pen.text(_FIGURES[one["figure"]][0]) for one in figures]),
         Column(title="Before", right=True, rank=1, items=[cell(one, "before") for one in figures]),
         Column(title="Now", right=True, items=[cell(one, "now") for one in figures]),
         Column(title="%", right=True, items=[pen.text(f"{one['percent']:+.1f}") for one in figures]),
-        Column(title="", rank=2, items=verdicts),
+        Column(title="Verdict", items=verdicts),
     ]
     return flat_table(pen, columns)[0]
+
+
+def _judging(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say how the verdicts came to be."""
+    verdicts = {one["verdict"] for one in figures}
+    said = []
+    if "other question" in verdicts:
+        said.append("?: other requests were sent, so the figures cannot be compared.")
+    if "too few rounds" in verdicts:
+        said.append("?: fewer than 3 rounds do not tell how much a figure moves by itself.")
+    if "within the spread" in verdicts:
+        said.append("as before: it moved by less than from round to round, or by less than 2 %.")
+    return said
 
 
 def _moment(time: object) -> str:

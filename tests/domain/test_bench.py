@@ -195,6 +195,8 @@ def verdict(before: dict[str, Any], now: dict[str, Any], figure: str = "total") 
         ([12, 12.1, 12.2], [10, 10.1, 10.2], "worse"),
         ([10, 11, 12], [12, 13, 14], "within the spread"),
         ([10, 10, 10], [10, 10, 10], "within the spread"),
+        ([100, 100, 100], [101.9, 101.9, 101.9], "within the spread"),
+        ([100, 100, 100], [102.1, 102.1, 102.1], "better"),
         ([10, 10], [20, 20], "too few rounds"),
         ([10, 10, 10], [20], "too few rounds"),
     ],
@@ -209,6 +211,9 @@ def test_less_is_better_where_it_is_and_another_question_is_not_compared() -> No
         plain["summary"][0]["first_token_s"] = {"value": first, "least": first, "most": first, "rounds": 3}
     assert verdict(slow, fast, "first_token_s") == (-50.0, "better")
     assert verdict(fast, slow, "first_token_s") == (100.0, "worse")
+    for plain in (slow, fast):
+        plain["summary"][0]["instances"] = ["a", "b"]
+    assert {one["figure"] for one in compare(slow, fast)["figures"]} == {"total"}, "several have sums alone"
     fast["asked"]["tokens"] = 99
     assert verdict(slow, fast)[1] == "other question"
 
