@@ -111,7 +111,7 @@ def _measured(words: Words, targets: Targets, at_once: tuple[int, ...], timeout_
             _must_fit(targets, asked)
             work = Bench(targets, asked, run, line.tell)
             work.measure()
-            notes += _moved(targets)
+            notes += targets.moved([one.name for one in targets.usable if one.name not in work.left_out])
         except KeyboardInterrupt:
             reason = "interrupted"
         finally:
@@ -130,15 +130,6 @@ def _must_fit(targets: Targets, asked: Asked) -> None:
             raise UsageError(
                 f"{target.name}: {need} do not fit its context of {room}", hint="--prompt-tokens and --tokens"
             )
-
-
-def _moved(targets: Targets) -> list[str]:
-    """Say what a run has changed against its will: models that had to go, and runners that are no longer the same."""
-    said = targets.evicted()
-    for target in targets.usable:
-        if target.runners and targets.runners(target) != target.runners:
-            said.append(f"{target.name} loaded the model anew meanwhile: its figures are of two loads")
-    return said
 
 
 def _shared(targets: Targets) -> list[str]:

@@ -6,7 +6,7 @@ Nothing that is loaded already is loaded in another way, kept for longer, or let
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,20 @@ from typing import Any
 from ollamux.cli.target import question, reach
 from ollamux.cli.volley import exchange
 from ollamux.domain.benchrun import BenchInstance
-from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, TimedOutError, UsageError
+from ollamux.domain.errors import (
+    Exit,
+    NotFoundError,
+    NotRunningError,
+    OllamuxError,
+    RefusedError,
+    TimedOutError,
+    UsageError,
+)
 from ollamux.domain.snapshot import InstanceView, Status, from_json
 from ollamux.domain.text import safe_text, same_model
 from ollamux.ollama.api import BadAnswerError, LoadedModel, parse_loaded
 from ollamux.ollama.canary import Facts, facts_of, options_of
-from ollamux.ollama.loading import error_of, is_missing
+from ollamux.ollama.loading import GENERATE, error_of, is_missing
 from ollamux.ollama.store import blob_name, find_manifest
 from ollamux.ollama.version import era_of, parse_version
 from ollamux.protocol.client import ask
@@ -48,6 +56,7 @@ class Target:
     loaded: LoadedModel | None = None
     options: dict[str, Any] = field(default_factory=dict)
     slots: int = 1
+    blob: str | None = None
     runners: frozenset[int] = frozenset()
     error: str | None = None
 
@@ -55,6 +64,16 @@ class Target:
     def name(self) -> str:
         """Return the name of the instance."""
         return self.view.name
+
+    def runners_now(self) -> frozenset[int]:
+        """Return the processes that hold the model."""
+        found = []
+        for pid in procs.descendants(self.view.pid) if self.view.pid else ():
+            words = procs.arguments(pid)
+            path = words[words.index("--model") + 1] if "--model" in words[:-1] else ""
+            if path and self.blob in (None, blob_name(path)):
+                found.append(pid)
+        return frozenset(found)
 
     def described(self) -> BenchInstance:
         """Return it as the run tells it."""
@@ -143,7 +162,10 @@ class Targets:
             return
         target.loaded = known[0]
         env = question({"cmd": "env", "name": target.name}, simulated=self.simulated)[0]["env"]
-        target.runners = self.runners(target)
+        view = self._models_of(target)
+        manifest = find_manifest(Path(view["store"]), self.model)
+        target.blob = None if manifest is None else manifest.blob
+        target.runners = target.runners_now()
         words = [word for pid in sorted(target.runners) for word in procs.arguments(pid)]
         same = options_of(
             known[0],
@@ -153,54 +175,56 @@ class Targets:
             arguments=words,
         )
         # A runner of earlier versions does not show all of them, but what is kept is loaded with those of its pin.
-        pins = [pin for pin in self._models_of(target)["pins"] if same_model(pin["name"], self.model)]
+        pins = [pin for pin in view["pins"] if same_model(pin["name"], self.model)]
         target.options = {**same, **(pins[0]["options"] if pins else {})}
         told = words[words.index("-np") + 1] if "-np" in words[:-1] else env.get("OLLAMA_NUM_PARALLEL")
         target.slots = _number(told) or 1
 
-    def runners(self, target: Target) -> frozenset[int]:
-        """Return the processes that hold the model on an instance."""
-        store = self._models_of(target)["store"]
-        manifest = find_manifest(Path(store), self.model)
-        blob = None if manifest is None else manifest.blob
-        found = []
-        for pid in procs.descendants(target.view.pid) if target.view.pid else ():
-            words = procs.arguments(pid)
-            path = words[words.index("--model") + 1] if "--model" in words[:-1] else ""
-            if path and blob in (None, blob_name(path)):
-                found.append(pid)
-        return frozenset(found)
-
-    def evicted(self) -> list[str]:
-        """Say what was loaded before and no longer is."""
+    def moved(self, names: Collection[str]) -> list[str]:
+        """Say what has changed on these instances against our will: models that had to go, and runners that are new."""
         said = []
-        for target in self.usable:
+        for target in (target for target in self.usable if target.name in names):
             try:
                 now = [one.name for one in _loaded(target.view.url)]
             except OllamuxError:
                 continue
             gone = [one.name for one in target.before if one.name not in now]
             said += [f"{target.name} let {safe_text(name)} go meanwhile" for name in gone]
+            if target.runners and target.runners_now() != target.runners:
+                said.append(f"{target.name} loaded the model anew meanwhile: its figures are of two loads")
         return said
 
     def unload(self) -> list[str]:
         """Unload what was loaded for the bench; say what could not be."""
         said = []
         for target in (target for target in self.all if target.ours):
-            request = {"cmd": "unload", "model": self.model, "on": target.name, "timeout": UNLOAD_S}
-            try:
-                connection, _ = reach(self.simulated)
-                outcome = ask(connection, request, timeout_s=UNLOAD_S + LOOK_S)["outcomes"][0]
-                why = None if outcome["exit"] == Exit.OK else outcome["words"]
-            except OllamuxError as error:
-                # What an instance does not have, or lost with its processes, needs no unloading.
-                gone = error.exit_code in (Exit.NOT_FOUND, Exit.NOT_RUNNING, Exit.REFUSED)
-                why = None if gone else error.message
+            why = self._unload_one(target)
             if why is not None:
                 said.append(
                     f"{target.name}: {safe_text(self.model)} was loaded for this and could not be let go: {why}"
                 )
         return said
+
+    def _unload_one(self, target: Target) -> str | None:
+        request = {"cmd": "unload", "model": self.model, "on": target.name, "timeout": UNLOAD_S}
+        try:
+            connection, _ = reach(self.simulated)
+            outcome = ask(connection, request, timeout_s=UNLOAD_S + LOOK_S)["outcomes"][0]
+        except (NotRunningError, TimedOutError):
+            return _unload_directly(target.view.url, self.model)
+        except OllamuxError as error:
+            # What an instance does not have, or lost with its processes, needs no unloading.
+            return None if error.exit_code in (Exit.NOT_FOUND, Exit.REFUSED) else error.message
+        return None if outcome["exit"] == Exit.OK else str(outcome["words"])
+
+
+def _unload_directly(url: str, model: str) -> str | None:
+    """Unload without a supervisor: instances may outlive it. One that is gone needs no unloading."""
+    try:
+        status, body = exchange(url, "POST", GENERATE, {"model": model, "keep_alive": 0}, timeout_s=LOOK_S)
+    except OSError:
+        return None
+    return None if status in (200, 404) else error_of(status, body)
 
 
 def _named(status: Status, patterns: Sequence[str] | None) -> list[InstanceView]:

@@ -1,4 +1,4 @@
-"""Measure what cards use, over and over, through a helper process of one's own. A driver that hangs costs two seconds.
+"""Measure what cards use, over and over, through a helper process of one's own. A driver that hangs is soon given up.
 
 Cards that count their energy are asked at the beginning and the end; of the others the power is to be sampled between.
 """

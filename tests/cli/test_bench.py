@@ -15,6 +15,7 @@ import pytest
 from cli_rig import Place, Result, is_plain_error, on_terminal, until
 from status_schema import FLAG, NUMBER, TIME, UUID, WHOLE, nullable, one_of, some, thing
 
+from ollamux.cli.volley import exchange
 from ollamux.gpu.simulated import read_cards
 from ollamux.simulation.catalogue import CATALOGUE, gguf_of
 from ollamux.simulation.memory import Wish, card_facts, plan, tokens_per_second
@@ -326,6 +327,18 @@ def test_one_that_hangs_is_left_out_after_its_time(box: Place) -> None:
     box.ok("sim", "clear", "--simulated")
     box.ok("restart", "two", "--simulated")
     until(lambda: not loaded(box), "nothing is loaded")
+
+
+def test_a_supervisor_that_dies_takes_no_figure_with_it(box: Place) -> None:
+    words = ("bench", MODEL, "-i", "one", "--repeat", "3", "-c", "1", *QUICK, "-o", "json", "--simulated")
+    process = box.popen(*words)
+    until(lambda: ("one", MODEL) in loaded(box), "it is loaded")
+    port = box.status("--simulated")["instances"][0]["port"]
+    os.kill(box.status("--simulated")["supervisor"]["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and row_of(json.loads(out), "one")["each"]["rounds"] == 3, err
+    until(lambda: exchange(f"http://127.0.0.1:{port}", "GET", "/api/ps", timeout_s=5)[1] == b'{"models":[]}', "let go")
+    box.ok("up", "--simulate", "2", "--config", str(box.root / "box.toml"), "-d", seconds=60)
 
 
 REFUSED = (
