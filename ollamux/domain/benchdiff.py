@@ -1,10 +1,11 @@
 """Put two runs of a bench side by side: what differs in their set-up, which figures moved more than by chance. Pure.
 
 The runs are objects of `ollamux.bench/1`, of which the other one comes from a file. A figure is better or worse only
-where its two values differ by more than both moved from round to round, and by two per cent, since a machine is never
-quite the same on another day; with three rounds or more on each side, for fewer do not tell how much a figure moves by
-itself. Where the requests differed there is no verdict at all. Of several instances only the sums are compared: single
-requests of unequal cards have no middle.
+where its two values differ by more than both together moved from round to round, and by two per cent, since a machine
+is never quite the same on another day. That takes three rounds on each side: fewer do not tell how much a figure moves
+by itself. With more the middle is surer, so what they moved counts less, by three to the number of rounds. Where the
+requests differed there is no verdict at all. Of several instances only the sums are compared: single requests of
+unequal cards have no middle.
 """
 
 from __future__ import annotations
@@ -78,14 +79,16 @@ def _judged(before: Any, now: Any, more_is_better: bool, same_question: bool) ->
     if one is None or other is None or not one["value"]:
         return None
     change = other["value"] - one["value"]
+    rounds = min(one["rounds"], other["rounds"])
     spread = one["most"] - one["least"] + other["most"] - other["least"]
+    by_chance = spread * LEAST_ROUNDS / max(rounds, LEAST_ROUNDS)
     percent = change / one["value"] * 100
     verdict = "better" if (change > 0) is more_is_better else "worse"
     if not same_question:
         verdict = "other question"
-    elif min(one["rounds"], other["rounds"]) < LEAST_ROUNDS:
+    elif rounds < LEAST_ROUNDS:
         verdict = "too few rounds"
-    elif abs(change) <= spread or abs(percent) < LEAST_PERCENT:
+    elif abs(change) <= by_chance or abs(percent) < LEAST_PERCENT:
         verdict = "within the spread"
     return {"before": one["value"], "now": other["value"], "percent": round(percent, 2), "verdict": verdict}
 

@@ -218,10 +218,26 @@ def test_less_is_better_where_it_is_and_another_question_is_not_compared() -> No
     assert verdict(slow, fast)[1] == "other question"
 
 
-def test_chance_alone_is_hardly_ever_taken_for_a_difference() -> None:
+@pytest.mark.parametrize(
+    ("rounds", "shift", "least", "most"),
+    [
+        (3, 0, 0.0, 0.02),
+        (5, 0, 0.0, 0.01),
+        (10, 0, 0.0, 0.01),
+        (3, 30, 0.8, 1.0),
+        (5, 20, 0.8, 1.0),
+        (10, 15, 0.9, 1.0),
+    ],
+)
+def test_chance_alone_is_hardly_ever_taken_for_a_difference_and_more_rounds_find_smaller_ones(
+    rounds: int, shift: float, least: float, most: float
+) -> None:
     chance = random.Random(1)
-    said = [verdict(*(run([chance.gauss(100, 5) for _ in range(3)]) for _ in range(2)))[1] for _ in range(2000)]
-    assert sum(one in ("better", "worse") for one in said) / len(said) < 0.02
+    said = []
+    for _ in range(500):
+        before, now = ([chance.gauss(mean, 5) for _ in range(rounds)] for mean in (100, 100 + shift))
+        said.append(verdict(run(before), run(now))[1])
+    assert least <= sum(one in ("better", "worse") for one in said) / len(said) <= most
 
 
 def test_what_differs_in_the_set_up_is_named() -> None:
