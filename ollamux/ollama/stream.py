@@ -17,6 +17,10 @@ from ollamux.ollama.loading import error_of
 
 GENERATE = "/api/generate"
 SEED = 42
+_PENALTY = 1.5
+"""Without it a model that always takes the likeliest word soon says one word for ever: then ollama ends the answer."""
+_SAME_AGAIN = 30
+"""So often may a word follow itself (tokenRepeat in llm/server.go); nothing says then that the answer is over."""
 _LONGEST_LINE = 4 << 20
 _LARGEST = 1 << 60
 _NANO = 1e-9
@@ -37,7 +41,7 @@ def prompt(run: str, number: int, words: int) -> str:
 
 def question(model: str, text: str, *, tokens: int, options: Mapping[str, Any]) -> bytes:
     """Return the body of a request for so many tokens; `options` are those of the runner."""
-    fixed = {"seed": SEED, "temperature": 0, "num_predict": tokens}
+    fixed = {"seed": SEED, "temperature": 0, "num_predict": tokens, "repeat_penalty": _PENALTY}
     body = {"model": model, "prompt": text, "raw": True, "stream": True, "options": {**options, **fixed}}
     return json.dumps(body).encode()
 
@@ -50,6 +54,8 @@ class GenerateStream:
         self.error: str | None = None
         self.last: dict[str, Any] | None = None
         self._rest = b""
+        self._text = ""
+        self._again = 0
 
     def feed(self, data: bytes, now: float) -> None:
         """Take in a piece of the stream that came now."""
@@ -65,6 +71,8 @@ class GenerateStream:
         self._read(rest, now)
         if self.error is None and self.last is None:
             self.error = "the answer broke off before its end" if self.first_at is not None else "the answer was empty"
+            if self._again >= _SAME_AGAIN:
+                self.error = "the model said one word for ever, and the server ended it"
 
     def _read(self, line: bytes, now: float) -> None:
         if not line.strip():
@@ -78,8 +86,11 @@ class GenerateStream:
             return
         if row.get("error") is not None:
             self.error = error_of(200, line)
-        if self.first_at is None and (row.get("response") or row.get("thinking")):
-            self.first_at = now
+        text = row.get("response") or row.get("thinking")
+        if text:
+            self.first_at = now if self.first_at is None else self.first_at
+            self._again = self._again + 1 if text == self._text else 0
+            self._text = text
         if row.get("done") is True:
             self.last = row
 

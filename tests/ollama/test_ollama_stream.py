@@ -57,6 +57,8 @@ def test_the_first_token_of_a_model_that_thinks_counts() -> None:
         ((WHOLE.rsplit(b"\n", 2)[0] + b"\n",), "the answer broke off before its end"),
         ((WHOLE[:20], b'\n{"error":"boom"}\n'), "boom"),
         ((b'{"response":"x"}\n{"error":"unexpected EOF"}\n',), "unexpected EOF"),
+        ((b'{"response":" a"}\n' * 31,), "the model said one word for ever, and the server ended it"),
+        ((b'{"response":" a"}\n' * 30,), "the answer broke off before its end"),
         ((b'{"error":"boom"}',), "boom"),
         ((b"<html>",), "the answer is not one of ollama"),
         ((b"[1]\n",), "the answer is not one of ollama"),
@@ -92,5 +94,11 @@ def test_no_two_prompts_begin_alike_and_the_same_numbers_give_the_same_one() -> 
 
 def test_the_question_says_nothing_that_would_load_the_model_anew_or_keep_it() -> None:
     body = json.loads(question("m", "the of", tokens=9, options={"num_ctx": 1024}))
-    assert body.pop("options") == {"num_ctx": 1024, "num_predict": 9, "seed": 42, "temperature": 0}
+    assert body.pop("options") == {
+        "num_ctx": 1024,
+        "num_predict": 9,
+        "seed": 42,
+        "temperature": 0,
+        "repeat_penalty": 1.5,
+    }
     assert body == {"model": "m", "prompt": "the of", "raw": True, "stream": True}

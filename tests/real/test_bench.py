@@ -63,6 +63,15 @@ def test_without_a_name_the_loaded_model_is_measured_and_its_time_stays(box: Box
     assert done.returncode == 0 and json.loads(done.stdout)["comparison"]["setup"] == []
 
 
+def test_a_model_that_says_one_word_for_ever_is_measured_to_its_last_token(box: Box, model: str) -> None:
+    """Real servers end an answer after the same word thirty times, without a last line."""
+    box.configure({"a": {"num_parallel": 2}}, health=QUICK)
+    box.up()
+    words = ("tiny", "-i", "a", "-c", "2", "--tokens", "100", "--prompt-tokens", "300", "--repeat", "15", "-o", "json")
+    run = json.loads(box.ok("bench", *words))
+    assert {request["tokens"] for step in run["steps"] for request in step["requests"]} == {100}
+
+
 def test_ctrl_c_stops_the_server_and_lets_the_model_go(box: Box, model: str) -> None:
     box.configure({"a": {}}, health=QUICK)
     box.up()
