@@ -17,6 +17,8 @@ from ollamux.cli import bench_saved, screen
 from ollamux.cli.bench_run import Bench, cards_of
 from ollamux.cli.bench_targets import Targets
 from ollamux.cli.words import seconds
+from ollamux.config import words as rules
+from ollamux.config.rules import Wrong
 from ollamux.domain.bench import doublings
 from ollamux.domain.benchdiff import compare
 from ollamux.domain.benchrun import Asked, Run, as_json
@@ -27,8 +29,12 @@ from ollamux.render.pen import Pen
 from ollamux.system.clock import monotonic, rfc3339, wall
 
 _MOST_AT_ONCE, _MOST_TOKENS, _MOST_ROUNDS = 256, 1 << 20, 100
+_MOST_THREADS = 1024
 _REDRAW_S = 0.15
 _LAST = "last"
+_ANEW = "\r\x1b[K"
+_SURPRISED = "had the model loaded with options that do not show, and loaded it anew for the first request"
+_RENEWED = "loaded the model anew meanwhile: its figures are of two loads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +90,10 @@ def _check(words: Words) -> None:
     ):
         if not 1 <= value <= most:
             raise UsageError(f"{option}: {value} is not between 1 and {most}")
+    try:
+        rules.MODEL.check(words.model or "any")
+    except Wrong as error:
+        raise UsageError(f"{safe_text(words.model or '')!r} {error.message}", hint=error.hint) from None
     folder = os.path.dirname(words.save or "") or "."
     if words.save is not None and (os.path.isdir(words.save) or not os.access(folder, os.W_OK)):
         raise UsageError(f"--save: {safe_text(words.save)} cannot be written")
@@ -110,19 +120,26 @@ def _measured(words: Words, targets: Targets, at_once: tuple[int, ...], timeout_
             asked = replace(asked, concurrency=at_once or doublings(max(one.slots for one in targets.usable)))
             _must_fit(targets, asked)
             work = Bench(targets, asked, run, line.tell)
+            work.warm_up()
+            notes += [f"{name} {_SURPRISED}" for name in targets.renewed(work.names)]
             work.measure()
-            notes += targets.moved([one.name for one in targets.usable if one.name not in work.left_out])
+            notes += targets.evicted(work.names)
+            notes += [f"{name} {_RENEWED}" for name in targets.renewed(work.names)]
         except KeyboardInterrupt:
             reason = "interrupted"
         finally:
             line.clear()
+            if work is not None:
+                work.close()
             for trouble in targets.unload():
                 screen.say(f"{trouble}\n", fd=2)
     return _run(targets, asked, work, time=rfc3339(began), reason=reason, notes=(*_shared(targets), *notes))
 
 
 def _must_fit(targets: Targets, asked: Asked) -> None:
-    """Raise UsageError where a context is too small: a server would cut the prompt without a word."""
+    """Raise UsageError where it is too much at once, or for a context: a server would cut the prompt without a word."""
+    if len(targets.usable) * max(asked.concurrency) > _MOST_THREADS:
+        raise UsageError(f"--concurrency: more than {_MOST_THREADS} requests at once in all are not measured")
     for target in targets.usable:
         room = target.loaded.context_length if target.loaded is not None else None
         if room is not None and asked.prompt_tokens + asked.tokens > room:
@@ -223,8 +240,8 @@ class _Line:
         """Show what is done now."""
         if self._live:
             pen = _pen()
-            self.clear()
-            screen.write(pen.line((*pen.text(pen.spinner(self._frame), "wait"), (" ", ""), *pen.text(text))) + "\n")
+            line = pen.line((*pen.text(pen.spinner(self._frame), "wait"), (" ", ""), *pen.text(text)))
+            screen.write(_ANEW + line)
             self._frame += 1
             self._shown = True
 
@@ -237,5 +254,5 @@ class _Line:
     def clear(self) -> None:
         """Take it away."""
         if self._shown:
-            screen.write("\x1b[1A\x1b[J")
+            screen.write(_ANEW)
             self._shown = False

@@ -66,19 +66,24 @@ class Bench:
         self.steps: list[Step] = []
         self.left_out: dict[str, str] = {}
 
-    def measure(self) -> None:
-        """Warm up and measure it all. An instance that answers nothing in a step is left out from there on."""
-        try:
-            self._warm_up()
-            todo = parts(list(self._targets), self._asked)
-            for number, part in enumerate(todo, start=1):
-                if not set(part.instances) & self.left_out.keys():
-                    self._step(part, number, len(todo))
-        finally:
-            if self._meter is not None:
-                self._meter.close()
+    @property
+    def names(self) -> list[str]:
+        """Return the instances that have answered so far."""
+        return [name for name in self._targets if name not in self.left_out]
 
-    def _warm_up(self) -> None:
+    def close(self) -> None:
+        """End what measures the cards."""
+        if self._meter is not None:
+            self._meter.close()
+
+    def measure(self) -> None:
+        """Measure it all. An instance that answers nothing in a step is left out from there on."""
+        todo = parts(list(self._targets), self._asked)
+        for number, part in enumerate(todo, start=1):
+            if not set(part.instances) & self.left_out.keys():
+                self._step(part, number, len(todo))
+
+    def warm_up(self) -> None:
         """Send one request to each, which is not counted, and see from it how many words make so many tokens."""
         requests = self._fire(list(self._targets), 1, lambda: self._tell("warming up", 0, 0))
         self._must_go_on()

@@ -24,7 +24,7 @@ from ollamux.domain.errors import (
     UsageError,
 )
 from ollamux.domain.snapshot import InstanceView, Status, from_json
-from ollamux.domain.text import safe_text, same_model
+from ollamux.domain.text import full_name, safe_text, same_model
 from ollamux.ollama.api import BadAnswerError, LoadedModel, parse_loaded
 from ollamux.ollama.canary import Facts, facts_of, options_of
 from ollamux.ollama.loading import GENERATE, error_of, is_missing
@@ -180,8 +180,16 @@ class Targets:
         told = words[words.index("-np") + 1] if "-np" in words[:-1] else env.get("OLLAMA_NUM_PARALLEL")
         target.slots = _number(told) or 1
 
-    def moved(self, names: Collection[str]) -> list[str]:
-        """Say what has changed on these instances against our will: models that had to go, and runners that are new."""
+    def renewed(self, names: Collection[str]) -> list[str]:
+        """Return those of these instances whose runner is no longer the one it was at the last look."""
+        found = []
+        for target in (target for target in self.usable if target.name in names):
+            before, target.runners = target.runners, target.runners_now()
+            found += [target.name] if before and target.runners != before else []
+        return found
+
+    def evicted(self, names: Collection[str]) -> list[str]:
+        """Say what these instances had loaded before and no longer have."""
         said = []
         for target in (target for target in self.usable if target.name in names):
             try:
@@ -190,8 +198,6 @@ class Targets:
                 continue
             gone = [one.name for one in target.before if one.name not in now]
             said += [f"{target.name} let {safe_text(name)} go meanwhile" for name in gone]
-            if target.runners and target.runners_now() != target.runners:
-                said.append(f"{target.name} loaded the model anew meanwhile: its figures are of two loads")
         return said
 
     def unload(self) -> list[str]:
@@ -273,6 +279,7 @@ def _model(targets: list[Target], asked: str | None, *, named: bool) -> tuple[st
             there = ", ".join(safe_text(name) for name in names)
             raise UsageError(f"several models are loaded: {there}", hint="name one: ollamux bench MODEL")
         asked = next(iter(names))
+    asked = full_name(asked)
     having = [target for target in targets if any(same_model(one.name, asked) for one in target.before)]
     if named:
         return asked, targets

@@ -152,7 +152,7 @@ def bench(
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
     simulated: Simulated = False,
 ) -> int:
-    """Measure how fast the instances answer: first token, speed, scaling, energy.
+    """Measure how fast the instances answer, alone and together.
 
     A model is measured where it is loaded, as it is loaded; instances that are named load it first, and unload it then.
     Each is measured alone, then several at the same time. Ends with 6 if a request failed.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ollamux.gpu.model import Gpu
-from ollamux.gpu.simulated import Usage, sample, write_usage
+from ollamux.gpu.simulated import Usage, read_usages, sample, write_usage
 from ollamux.gpu.simulated_energy import count_energy
 from ollamux.simulation import environment, faults, gguf, llama_log
 from ollamux.simulation.http import Request, Server, listen
@@ -62,7 +62,7 @@ class Runner:
         self.uuids: dict[str, str] = {}
         self.held: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._sharing = Sharing()
+        self._sharing = Sharing(self._beside)
 
     def run(self, wish: Wish | None, *, flash: str = "auto", embeds: bool = False) -> None:
         """Serve for ever. With a wish the model is loaded at once, else when asked."""
@@ -171,7 +171,14 @@ class Runner:
     def _register(self) -> None:
         if self.box is not None and self.held:
             count_energy(self.box)
-            write_usage(self.box, Usage(pid=os.getpid(), name=self.name, memory=self.held, busy=self.busy > 0))
+            write_usage(self.box, Usage(pid=os.getpid(), name=self.name, memory=self.held, busy=self.busy))
+
+    def _beside(self) -> int:
+        """Return how many requests other runners are at on the same cards."""
+        if self.box is None or not self.held:
+            return 0
+        others = (usage for usage in read_usages(self.box) if usage.pid != os.getpid())
+        return sum(usage.busy for usage in others if usage.memory.keys() & self.held.keys())
 
     def _out_of_memory(self, placed: Plan) -> None:
         share = next(share for share in placed.devices if share.name == placed.overfull)

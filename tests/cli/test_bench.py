@@ -207,6 +207,7 @@ def test_energy_is_that_of_the_cards_each_counted_once_and_none_of_the_cpu(box: 
         assert card["source"] == "counter" and step["joules"] == card["joules"]
         assert BUSY * limit * busy_s * 0.9 < card["joules"] < (BUSY + 0.06) * limit * card["seconds"] * 1.02
     assert row_of(run, "cpu")["joules_per_token"] is None
+    assert 0.4 < row_of(run, "two", "same")["scaling"]["value"] < 0.7, "they share the card"
     assert any("GPU 1 is shared by two, same" in note for note in run["notes"])
 
 
@@ -273,7 +274,7 @@ def test_progress_is_shown_on_a_terminal_and_taken_away(box: Place) -> None:
         terminal.wait_for(f"{MODEL} is being loaded on one")
         terminal.wait_for("1 of 1  round 1: one, 1 at once")
         assert terminal.end() == 0
-        assert "\x1b[1A\x1b[J" in terminal.raw and "saved as" in terminal.text
+        assert "\r\x1b[K" in terminal.raw and "saved as" in terminal.text
 
 
 def test_ctrl_c_shows_what_was_measured_and_lets_the_model_go(box: Place) -> None:
@@ -344,6 +345,7 @@ def test_a_supervisor_that_dies_takes_no_figure_with_it(box: Place) -> None:
 REFUSED = (
     (("nope:7b", "-i", "one"), 5, "ollamux pull nope:7b fetches it"),
     (("nomic-embed-text", "-i", "one"), 7, "only embeds"),
+    (("no pe", "-i", "one"), 2, "is not the name of a model"),
     (("-i", "thr*"), 5, "there is no instance 'thr*'"),
     ((), 2, "no model is loaded"),
     ((MODEL, "-i", "one", "-c", "1,x"), 2, "--concurrency: 'x'"),

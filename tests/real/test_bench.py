@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .box import OLLAMUX, QUICK, Box, ask, until
+from .box import OLLAMUX, QUICK, Box, ask, generate, until
 
 pytestmark = pytest.mark.real_ollama
 WORDS = ("-o", "json", "--prompt-tokens", "64", "--tokens", "16", "--repeat", "2")
@@ -61,6 +61,22 @@ def test_without_a_name_the_loaded_model_is_measured_and_its_time_stays(box: Box
     assert left < "2200", "not pinned"
     done = box.run("bench", "--compare", "last", *WORDS)
     assert done.returncode == 0 and json.loads(done.stdout)["comparison"]["setup"] == []
+
+
+def test_a_load_whose_options_do_not_show_is_told(box: Box, model: str) -> None:
+    """Before 0.30 a runner's command line does not tell them; later ones tell the batch."""
+    box.configure({"a": {"context_length": 512}}, health=QUICK)
+    box.up()
+    generate(box.ports["a"], options={"num_batch": 128, "num_ctx": 512})
+    runner = box.await_runner("a")
+    until(lambda: box.status()["models"], "it is seen")
+    run = bench(box, "tiny")
+    if box.ollama.has_llama_server:
+        assert box.runners("a") == [runner] and run["notes"] == []
+    else:
+        assert run["notes"] == [
+            "a had the model loaded with options that do not show, and loaded it anew for the first request"
+        ]
 
 
 def test_a_model_that_says_one_word_for_ever_is_measured_to_its_last_token(box: Box, model: str) -> None:
