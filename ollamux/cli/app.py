@@ -10,7 +10,7 @@ import typer
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.config_words import config_app
-from ollamux.cli.look_words import doctor, events, logs, plan, status, top
+from ollamux.cli.look_words import bench, doctor, events, logs, plan, status, top
 from ollamux.cli.model_words import models_app, pull
 from ollamux.cli.needed import needed
 from ollamux.cli.offers import Plain, fault_names, instance_names
@@ -204,7 +204,7 @@ def reload(
 
 
 app.command(epilog=EXIT_CODES, cls=Plain)(pull)
-for _command in (status, top, logs, events, doctor, plan):
+for _command in (status, top, logs, events, doctor, plan, bench):
     app.command(epilog=EXIT_CODES)(_command)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ollamux.cli.offers import view_names
+from ollamux.cli.offers import instance_names, view_names
 from ollamux.cli.words_shared import Config, Names, Simulated
 
 
@@ -143,3 +143,55 @@ def plan(
     if no_wait or quiet or unattended:
         raise UsageError("--no-wait and -q belong to --apply")
     return plan(asked, output=output)
+
+
+def bench(
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="The model; left out: the loaded one.")] = None,
+    instances: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--instances",
+            "-i",
+            metavar="NAME,...",
+            help="Only these, by name or glob; loads it there.",
+            autocompletion=instance_names,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        str | None, typer.Option("--concurrency", "-c", metavar="1,2,4", help="At once; left out: up to the slots.")
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option("--prompt-tokens", metavar="N", help="Tokens of a prompt, about.")
+    ] = 512,
+    tokens: Annotated[int, typer.Option("--tokens", metavar="N", help="Tokens of an answer, at most.")] = 128,
+    repeat: Annotated[int, typer.Option("--repeat", metavar="R", help="Rounds; below 3 nothing is judged.")] = 3,
+    save: Annotated[str | None, typer.Option("--save", metavar="FILE", help="Write the run there, too.")] = None,
+    compare: Annotated[
+        str | None, typer.Option("--compare", metavar="FILE|last", help="Show it beside another run.")
+    ] = None,
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="For one load or request.")] = "5m",
+    output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
+    simulated: Simulated = False,
+) -> int:
+    """Measure how fast the instances answer, alone and together.
+
+    A model is measured where it is loaded, as it is loaded; instances that are named load it first, and unload it then.
+    Each is measured alone, then several at the same time. Ends with 6 if a request failed.
+    """
+    from ollamux.cli.bench import Words, bench
+
+    names = None if instances is None else tuple(name for text in instances for name in text.split(",") if name)
+    words = Words(
+        model=model,
+        instances=names,
+        concurrency=concurrency,
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        rounds=repeat,
+        save=save,
+        compare=compare,
+        timeout=timeout,
+        output=output,
+        simulated=simulated,
+    )
+    return bench(words)

@@ -1,7 +1,8 @@
 """The process that reads the GPUs: `python -m ollamux.gpu.helper --source auto|nvml|simulated|none [--box DIR]`.
 
-A line "sample" on its input is answered by one line of JSON, and so is "topology", which tells besides how the cards
-are joined; it ends with its input. What reads the cards can hang and crash, and takes only this process with it.
+A line "sample" on its input is answered by one line of JSON; so are "topology", which tells besides how the cards are
+joined, and "energy", which tells what each has used. It ends with its input. What reads the cards can hang and crash,
+and takes only this process with it.
 Nothing but answers ever reaches its output.
 """
 
@@ -19,6 +20,7 @@ from ollamux.gpu.model import Inventory
 SOURCES = ("auto", "nvml", "simulated", "none")
 REQUEST = b"sample"
 TOPOLOGY = b"topology"
+ENERGY = b"energy"
 Read = Callable[[], Inventory]
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     # Libraries print where they like; from here on that is not where the answers go.
     os.dup2(2, 1)
     try:
-        _serve({word: reader_for(source, box, word) for word in (REQUEST, TOPOLOGY)}, answers)
+        _serve({word: reader_for(source, box, word) for word in (REQUEST, TOPOLOGY, ENERGY)}, answers)
     except BrokenPipeError:
         # Whoever asked is gone, and with it the reason to be here.
         pass
@@ -59,15 +61,16 @@ def _write(descriptor: int, data: bytes) -> None:
 def reader_for(source: str, box: str | None = None, word: bytes = REQUEST) -> Read:
     """Return the function that reads the cards; what it needs is imported only then."""
     if source == "simulated":
-        from ollamux.gpu import simulated
+        from ollamux.gpu import simulated, simulated_energy
 
-        read = simulated.read_inventory if word == REQUEST else simulated.read_topology
-        return lambda: read(Path(box or "."))
+        words = {TOPOLOGY: simulated.read_topology, ENERGY: simulated_energy.read_energy}
+        of_box = words.get(word, simulated.read_inventory)
+        return lambda: of_box(Path(box or "."))
     if source == "none":
         return Inventory
     from ollamux.gpu import nvml
 
-    of_nvidia = nvml.read_inventory if word == REQUEST else nvml.read_topology
+    of_nvidia = {TOPOLOGY: nvml.read_topology, ENERGY: nvml.read_energy}.get(word, nvml.read_inventory)
     return of_nvidia if source == "nvml" else lambda: _with_amd(of_nvidia())
 
 

@@ -25,6 +25,7 @@ class Gpu:
     words for what holds the clocks down now, none as `()`. ECC errors are counted since the driver was loaded; a
     remapped row of memory that is pending takes effect at the next reset, one that failed means that the card should
     be replaced.
+    `energy_j` counts from when the driver was loaded, and is read only where somebody asks for it.
     """
 
     uuid: str
@@ -42,6 +43,7 @@ class Gpu:
     temperature_c: int | None = None
     power_w: float | None = None
     power_limit_w: float | None = None
+    energy_j: float | None = None
     pcie_gen: int | None = None
     pcie_width: int | None = None
     pcie_gen_max: int | None = None

@@ -24,6 +24,7 @@ from ollamux.gpu.nvml_values import (
     value,
     whole,
     with_constants,
+    with_energy,
     with_memory,
     with_sample,
 )
@@ -107,6 +108,15 @@ def read_topology() -> Inventory:
     except library.NVMLError:
         pass  # it has failed since the sample, which the next one will tell; of the links nothing is known
     return replace(inventory, links=links)
+
+
+def read_energy() -> Inventory:
+    """Read all NVIDIA cards and the energy that each has used, which those before Volta do not tell."""
+    inventory = read_inventory()
+    library = _session.library
+    if library is None:
+        return inventory
+    return replace(inventory, gpus=tuple(with_energy(library, gpu) for gpu in inventory.gpus))
 
 
 def _forget(library: ModuleType) -> None:

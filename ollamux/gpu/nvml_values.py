@@ -122,6 +122,15 @@ def with_memory(library: ModuleType, handle: Any, gpu: Gpu) -> Gpu:
     )
 
 
+def with_energy(library: ModuleType, gpu: Gpu) -> Gpu:
+    """Add the energy since the driver was loaded. A MIG device has no counter of its own."""
+    if gpu.state != "ok" or gpu.mig_parent is not None:
+        return gpu
+    handle = value(library, "nvmlDeviceGetHandleByUUID", gpu.uuid.encode())
+    millijoules = None if handle is None else whole(value(library, "nvmlDeviceGetTotalEnergyConsumption", handle))
+    return replace(gpu, energy_j=None if millijoules is None else millijoules / 1000)
+
+
 def card_value(library: ModuleType, name: str, *arguments: Any) -> Any:
     """Ask for one value of a card; None where the driver has none. Raises LostError where it has lost the card."""
     return value(library, name, *arguments, lost=_raise_lost)

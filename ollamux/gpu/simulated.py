@@ -26,18 +26,18 @@ _HANG_POLL_S = 0.05
 _USABLE = 0.983
 _SAMPLE_FIELDS = (
     *("processes", "memory_used_bytes", "memory_reserved_bytes"),
-    *("utilization_percent", "temperature_c", "power_w"),
+    *("utilization_percent", "temperature_c", "power_w", "energy_j"),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What one living process holds: bytes by the UUID of the card. `busy` is true while it computes."""
+    """What one living process holds: bytes by the UUID of the card. `busy` is how many requests it is at."""
 
     pid: int
     name: str
     memory: Mapping[str, int]
-    busy: bool = False
+    busy: int = 0
 
 
 def create_folders(box: Path) -> None:
@@ -94,7 +94,7 @@ def _read_usage(path: Path, late: set[str]) -> Usage | None:
         return usage
     kept = {uuid: size for uuid, size in usage.memory.items() if late & {EVERY, uuid}}
     if kept:
-        return replace(usage, memory=kept, busy=False)
+        return replace(usage, memory=kept, busy=0)
     path.unlink(missing_ok=True)
     return None
 

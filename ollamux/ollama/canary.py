@@ -55,7 +55,16 @@ def about(model: LoadedModel) -> bytes:
 
 def question(model: LoadedModel, facts: Facts, *, era: Era | None, default_context: int, arguments: list[str]) -> bytes:
     """Return the body of the question; `arguments` are those of the model's runner."""
-    options: dict[str, Any] = {"num_predict": 1, "temperature": 0}
+    same = options_of(model, facts, era=era, default_context=default_context, arguments=arguments)
+    options = {"num_predict": 1, "temperature": 0, **same}
+    return json.dumps({"model": model.name, "prompt": _PROMPT, "stream": False, "options": options}).encode()
+
+
+def options_of(
+    model: LoadedModel, facts: Facts, *, era: Era | None, default_context: int, arguments: list[str]
+) -> dict[str, Any]:
+    """Return the options with which a request is answered by the runner that is there."""
+    options: dict[str, Any] = {}
     context = model.context_length
     if era is not Era.LLAMA_SERVER and context is not None and context == facts.trained_context:
         # Before 0.30 a context is compared as it was asked for, and shown as it was cut to the trained one.
@@ -67,7 +76,7 @@ def question(model: LoadedModel, facts: Facts, *, era: Era | None, default_conte
             at = arguments.index(flag) + 1 if flag in arguments else len(arguments)
             if at < len(arguments) and arguments[at].isascii() and arguments[at].isdigit():
                 options[option] = int(arguments[at])
-    return json.dumps({"model": model.name, "prompt": _PROMPT, "stream": False, "options": options}).encode()
+    return options
 
 
 class Told(NamedTuple):

@@ -305,7 +305,7 @@ class Loader:
                 self._hang_without_log(runner, aborted)
             if runner.ended.is_set():
                 self._failed(runner, path)
-            if runner.health(1.0) == 200:
+            if runner.is_ready():
                 return
             now = time.monotonic()
             if now - looked > _CLIENT_LOOK_S:

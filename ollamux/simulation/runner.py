@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ollamux.gpu.model import Gpu
-from ollamux.gpu.simulated import Usage, sample, write_usage
+from ollamux.gpu.simulated import Usage, read_usages, sample, write_usage
+from ollamux.gpu.simulated_energy import count_energy
 from ollamux.simulation import environment, faults, gguf, llama_log
 from ollamux.simulation.http import Request, Server, listen
 from ollamux.simulation.memory import (
@@ -32,13 +33,13 @@ from ollamux.simulation.memory import (
     tokens_per_second,
 )
 from ollamux.simulation.process import sleep_through_signals, take_name
+from ollamux.simulation.sharing import Sharing
 from ollamux.simulation.slots import request_lines
 from ollamux.simulation.words import vector, words
 
 DEVICES = "OLLAMUX_SIMULATION_DEVICES"
 TOKENS = "OLLAMUX_SIMULATION_TOKENS_PER_SECOND"
 _JSON = "application/json; charset=utf-8"
-_CPU_SHARE = 0.03
 _LOAD_S, _LOAD_MOST_S, _LOAD_BYTES_S = 0.2, 1.8, 5e9
 
 _IGNORES_TERM = threading.Event()
@@ -61,6 +62,7 @@ class Runner:
         self.uuids: dict[str, str] = {}
         self.held: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._sharing = Sharing(self._beside)
 
     def run(self, wish: Wish | None, *, flash: str = "auto", embeds: bool = False) -> None:
         """Serve for ever. With a wish the model is loaded at once, else when asked."""
@@ -168,7 +170,15 @@ class Runner:
 
     def _register(self) -> None:
         if self.box is not None and self.held:
-            write_usage(self.box, Usage(pid=os.getpid(), name=self.name, memory=self.held, busy=self.busy > 0))
+            count_energy(self.box)
+            write_usage(self.box, Usage(pid=os.getpid(), name=self.name, memory=self.held, busy=self.busy))
+
+    def _beside(self) -> int:
+        """Return how many requests other runners are at on the same cards."""
+        if self.box is None or not self.held:
+            return 0
+        others = (usage for usage in read_usages(self.box) if usage.pid != os.getpid())
+        return sum(usage.busy for usage in others if usage.memory.keys() & self.held.keys())
 
     def _out_of_memory(self, placed: Plan) -> None:
         share = next(share for share in placed.devices if share.name == placed.overfull)
@@ -242,37 +252,26 @@ class Runner:
             self.requests += 1
             self.say(request_lines(self.requests, tokens, self.wish.context))
         request.stream("application/x-ndjson")
+        prompt_s = min(2.0, tokens / (self.rate * 25))
         begun = time.monotonic_ns()
-        _work(min(2.0, tokens / (self.rate * 25)))
-        prompt_ns = time.monotonic_ns() - begun
-        begun = time.monotonic_ns()
-        for index, word in enumerate(said):
-            self._wait_until(begun, (index + 1) / self.rate)
-            request.chunk(json.dumps({"content": word}).encode() + b"\n")
-        eval_ns = time.monotonic_ns() - begun
+        with self._sharing.turn() as until:
+            until(prompt_s)
+            prompt_ns = time.monotonic_ns() - begun
+            begun = time.monotonic_ns()
+            for index, word in enumerate(said):
+                until(prompt_s + (index + 1) / self.rate)
+                request.chunk(json.dumps({"content": word}).encode() + b"\n")
+            eval_ns = time.monotonic_ns() - begun
         end = {"stop": True, "reason": reason, "prompt_ns": prompt_ns, "eval_ns": eval_ns, "count": len(said)}
         request.chunk(json.dumps(end).encode() + b"\n")
         if self.new:
             self.say(["srv  update_slots: all slots are idle"])
-
-    def _wait_until(self, begun: int, seconds: float) -> None:
-        left = seconds - (time.monotonic_ns() - begun) / 1e9
-        if left > 0.001:
-            _work(left)
 
     def _embed(self, request: Request, row: dict[str, Any]) -> None:
         texts = [str(text) for text in row["texts"]]
         time.sleep(min(2.0, sum(map(len, texts)) / 4 / (self.rate * 25)))
         vectors = [vector(text, int(row["size"])) for text in texts]
         request.answer(200, json.dumps(vectors).encode(), _JSON)
-
-
-def _work(seconds: float) -> None:
-    """Take so long, and use a little of the CPU as a runner that computes does: it must not look as if it hung."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds * _CPU_SHARE:
-        pass
-    time.sleep(max(0.0, seconds - (time.monotonic() - begun)))
 
 
 def ignore_term(*_: object) -> None:

@@ -19,9 +19,11 @@ from ollamux.simulation.process import exit_text, spawn
 
 _BUFFER = re.compile(rb"(\S+) +(model|KV|compute|output) buffer size = +([\d.]+) MiB")
 _OFFLOADED = re.compile(rb"offloaded (\d+)/(\d+) layers to GPU")
+_READY = b"all slots are idle"
 _ERRORS = ("does not divide", "cudaMalloc failed", "out of memory", "failed to allocate", "unable to allocate")
 
 _REAP_S = 0.1
+_READ_S = 5.0
 
 
 def free_port() -> int:
@@ -44,6 +46,7 @@ class RunnerProcess:
         self.ended = threading.Event()
         # A server has said what it has to say about a start before a real runner prints its first line.
         self.heard = threading.Event()
+        self._all_read = threading.Event()
         self.buffers: dict[tuple[str, str], int] = {}
         self.layers: tuple[int, int] | None = None
         self.last_output = time.monotonic()
@@ -74,7 +77,9 @@ class RunnerProcess:
                     self._parse(line)
 
     def _parse(self, line: bytes) -> None:
-        if match := _BUFFER.search(line):
+        if _READY in line:
+            self._all_read.set()
+        elif match := _BUFFER.search(line):
             self.buffers[(match[1].decode(), match[2].decode())] = int(float(match[3]) * MIB)
         elif match := _OFFLOADED.search(line):
             self.layers = int(match[1]), int(match[2])
@@ -121,6 +126,10 @@ class RunnerProcess:
             return 0
         reply.close()
         return reply.status
+
+    def is_ready(self) -> bool:
+        """Say whether the model is there, and what was printed of it, which tells its sizes, has all been read."""
+        return self.health(1.0) == 200 and (not self.log.era.has_llama_server or self._all_read.wait(_READ_S))
 
     def ping(self, timeout_s: float) -> bool:
         """Say whether it lives and answers; a dead one is told in the log."""

@@ -179,6 +179,22 @@ int nvmlDeviceGetTemperature(Device card, int sensor, unsigned *value) {
     return sensor ? INVALID : whole(card, "temperature", value);
 }
 
+int nvmlDeviceGetHandleByUUID(const char *uuid, Device *card) {
+    char scope[16], value[LONGEST];
+    unsigned count = 0;
+    int code = nvmlDeviceGetCount_v2(&count);
+    for (unsigned index = 0; !code && index < count; index++) {
+        snprintf(scope, sizeof scope, "%u", index);
+        if (say(scope, "uuid", value) == SUCCESS && !strcmp(value, uuid)) {
+            *card = device(scope);
+            return SUCCESS;
+        }
+    }
+    return code ? code : NOT_FOUND;
+}
+
+int nvmlDeviceGetTotalEnergyConsumption(Device card, u64 *value) { return number(card, "energy", value); }
+
 WHOLE(nvmlDeviceGetPowerUsage, "power.draw")
 WHOLE(nvmlDeviceGetEnforcedPowerLimit, "power.limit")
 WHOLE(nvmlDeviceGetPowerManagementDefaultLimit, "power.default")
