@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ollamux.cli.ground import HOST, Ground
 from ollamux.domain.calibration import Calibration, MeasuredLoad
-from ollamux.domain.errors import NotFoundError, OllamuxError
+from ollamux.domain.errors import NotFoundError, OllamuxError, TimedOutError
 from ollamux.domain.plan import ModelNeed
 from ollamux.domain.seats import Seat
 from ollamux.domain.spec import InstanceSpec, ModelSpec, PinSpec
+from ollamux.domain.text import safe_text
 from ollamux.ollama.binary import find_ollama, version_text
 from ollamux.ollama.memory import Wish
 from ollamux.ollama.needs import Model, compute_of_load, need_of, read_model
 from ollamux.ollama.version import Era, era_of, parse_version
+from ollamux.system.patience import patiently
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,10 @@ class Settings:
     context: int | None = None
     parallel: int | None = None
     cache_type: str | None = None
+
+
+STORE_PATIENCE_S = 60.0
+"""A slow disk may take its time over some MiB; one that does not answer holds nobody up for ever."""
 
 
 class Needs:
@@ -98,6 +105,7 @@ class Needs:
         return self._versions[program]
 
     def read(self, name: str, settings: InstanceSpec) -> Model:
+        """Return a model as it is in the store of an instance. Raises OllamuxError."""
         stores = self._ground.stores_of(settings)
         key = (tuple(map(str, stores)), name)
         if key in self._models:
@@ -105,7 +113,7 @@ class Needs:
         first: OllamuxError | None = None
         for store in stores:
             try:
-                self._models[key] = read_model(store, name)
+                self._models[key] = _read_patiently(store, name)
                 return self._models[key]
             except NotFoundError as error:
                 first = first or error
@@ -120,6 +128,16 @@ class Needs:
             usual = replace(usual, layers=pin.options.num_gpu, batch=pin.options.num_batch)
         need = self._need_of(model, model.wish(usual, context=pin.num_ctx), seat.cards)
         return self._measured(need, settings, seat.cards)
+
+
+def _read_patiently(store: Path, name: str) -> Model:
+    try:
+        return patiently(f"the store {store}", lambda: read_model(store, name), limit_s=STORE_PATIENCE_S)
+    except TimeoutError:
+        raise TimedOutError(
+            f"the store {safe_text(str(store))} did not answer within {STORE_PATIENCE_S:g} s",
+            hint="a disk or a network that hangs: ls in it would wait, too",
+        ) from None
 
 
 def _on_host(need: ModelNeed) -> ModelNeed:
