@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -107,13 +107,7 @@ def _plan(asked: Asked, *, simulated: bool) -> Plan:
     wishes = {name: model.wish(usual, context=asked.context) for name, model in models.items()}
     needs = tuple(need_of(model, wishes[name]) for name, model in models.items())
     cards = _cards(fleet, asked, simulated=simulated)
-    by_digest = {model.stored.digest: model for model in models.values()}
-
-    def compute_of(load: MeasuredLoad) -> int | None:
-        model = by_digest.get(load.digest)
-        return None if model is None else _compute(model, load, usual)
-
-    known = replace(_calibration(version, simulated=simulated), compute_of=compute_of)
+    known = _calibration(version, models.values(), usual, simulated=simulated)
     placement, missing = place(needs, cards, known.calibrated)
     return Plan(
         version=__version__,
@@ -130,12 +124,18 @@ def _plan(asked: Asked, *, simulated: bool) -> Plan:
     )
 
 
-def _calibration(version: str | None, *, simulated: bool) -> Calibration:
+def _calibration(version: str | None, models: Iterable[Model], usual: Wish, *, simulated: bool) -> Calibration:
     """Return what loads were measured to take; a file that cannot be read is told, and does without."""
     loads, trouble = measured.read(state_dir(os.environ, simulated=simulated))
     if trouble is not None:
         screen.say(f"ollamux: warning: {trouble}; nothing that was measured is used\n", 2)
-    return Calibration(loads=loads, version=version)
+    by_digest = {model.stored.digest: model for model in models}
+
+    def compute_of(load: MeasuredLoad) -> int | None:
+        model = by_digest.get(load.digest)
+        return None if model is None else _compute(model, load, usual)
+
+    return Calibration(loads=loads, version=version, compute_of=compute_of)
 
 
 def _compute(model: Model, load: MeasuredLoad, usual: Wish) -> int | None:
