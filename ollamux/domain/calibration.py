@@ -145,7 +145,7 @@ class Calibration:
     def _corrected(self, need: ModelNeed, load: MeasuredLoad, share: Share) -> ModelNeed:
         """Return a need with the overhead of another load, and off in compute as little as that was."""
         beside, ratio = share.beside_bytes, self._ratio(need, load, share)
-        if beside is None and ratio is None:
+        if share.uuid == CPU or (beside is None and ratio is None):  # an estimate is one of a card
             return need
         overhead = need.overhead_bytes if beside is None else beside - min(need.projector_bytes, beside)
         saved, compute = need.total_bytes - need.least_bytes, need.compute_bytes

@@ -247,17 +247,7 @@ def _model(need: ModelNeed) -> dict[str, Any]:
         "layers": {
             "total": len(need.layers),
             "offloaded": sum(layer.on_card for layer in need.layers),
-            "each": [
-                {
-                    "number": layer.number,
-                    "kind": layer.kind,
-                    "on_card": layer.on_card,
-                    "weights_bytes": layer.weights_bytes,
-                    "kv_bytes": layer.kv_bytes,
-                    "state_bytes": layer.state_bytes,
-                }
-                for layer in need.layers
-            ],
+            "each": [_layer(layer) for layer in need.layers],
         },
         "weights_bytes": need.weights_bytes,
         "kv_bytes": need.kv_bytes,
@@ -273,6 +263,17 @@ def _model(need: ModelNeed) -> dict[str, Any]:
         "measured": _measured(need.measured),
         "source": need.source,
         "notes": list(need.notes),
+    }
+
+
+def _layer(layer: LayerNeed) -> dict[str, Any]:
+    return {
+        "number": layer.number,
+        "kind": layer.kind,
+        "on_card": layer.on_card,
+        "weights_bytes": layer.weights_bytes,
+        "kv_bytes": layer.kv_bytes,
+        "state_bytes": layer.state_bytes,
     }
 
 

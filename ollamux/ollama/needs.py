@@ -14,9 +14,10 @@ from ollamux.domain.plan import LayerNeed, ModelNeed, Remedy
 from ollamux.domain.text import safe_text
 from ollamux.ollama.estimate import Estimate, estimate
 from ollamux.ollama.gguf import GgufError, Tensor, read_head
-from ollamux.ollama.memory import SMALLEST_BATCH, CacheTypeError, Wish, batch_of
+from ollamux.ollama.memory import SMALLEST_BATCH, CacheTypeError, Wish, batch_of, context_of
 from ollamux.ollama.shape import Shape, ShapeError, shape_of
 from ollamux.ollama.stored import StoredModel, read_stored
+from ollamux.ollama.version import Era
 
 _STEP = 1024
 _SMALLEST_CONTEXT = 1024
@@ -74,7 +75,7 @@ def need_of(model: Model, wish: Wish) -> ModelNeed:
         parallel=found.parallel,
         kv_type=wish.cache_type,
         flash_attention=wish.flash,
-        batch=batch_of(model.shape, wish),
+        batch=_told_batch(model.shape, wish),
         least_bytes=model.estimate(_least(wish)).total_bytes,
         layers=tuple(
             LayerNeed(
@@ -113,6 +114,13 @@ def compute_of_load(model: Model, load: MeasuredLoad, usual: Wish) -> int | None
         return model.estimate(wish).compute
     except CacheTypeError:
         return None
+
+
+def _told_batch(shape: Shape, wish: Wish) -> int:
+    """Return the batch as a server tells it: before 0.30 one that embeds computes more at once than it says."""
+    if wish.era is not Era.LLAMA_SERVER and wish.batch is None:
+        return min(SMALLEST_BATCH, context_of(shape, wish))
+    return batch_of(shape, wish)
 
 
 def _least(wish: Wish) -> Wish:

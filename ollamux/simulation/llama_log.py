@@ -11,6 +11,7 @@ from typing import Any
 
 from ollamux.gpu.model import Gpu
 from ollamux.simulation.gguf import Gguf
+from ollamux.simulation.golang import log_time, now_ns
 from ollamux.simulation.memory import MIB, Plan, Share, Wish, free_bytes, usable_bytes
 
 _HOST_MIB = 24105
@@ -117,6 +118,17 @@ def _vocabulary(head: Gguf) -> dict[str, object]:
         "EOT token": "3 '<|im_end|>'",
         "LF token": "4 'Ċ'",
     }
+
+
+def request_line(wish: Wish) -> str:
+    """Return what a runner before 0.30 says that it is to load. Which layers go where is left out."""
+    kind = "" if wish.kv_type == "f16" else wish.kv_type
+    request = (
+        f"{{Operation:commit LoraPath:[] Parallel:{wish.parallel} BatchSize:{wish.batch} FlashAttention:Auto"
+        f" KvSize:{wish.context * wish.parallel} KvCacheType:{kind} NumThreads:2 GPULayers:[] MultiUserCache:false"
+        " ProjectorPath: MainGPU:0 UseMmap:false}"
+    )
+    return f'time={log_time(now_ns())} level=INFO source=runner.go:895 msg=load request="{request}"'
 
 
 def tensor_lines(plan: Plan, *, mapped: bool) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ollamux.gpu.model import Gpu
 from ollamux.gpu.simulated import sample
-from ollamux.simulation import environment, faults, llama_log
+from ollamux.simulation import environment, faults, llama_log, memory
 from ollamux.simulation.devices import Device, missing_text
 from ollamux.simulation.errors import ApiError
 from ollamux.simulation.gguf import Gguf
@@ -120,15 +120,10 @@ class Loader:
         return runner, self._sizes(runner, placed, head)
 
     def batch(self, options: Options, head: Gguf, context: int) -> int:
-        """Return how many tokens a runner takes at once: more where all contexts together are long."""
-        whole = context * self.slots(head)
-        if options.num_batch is not None:
-            return options.num_batch
-        if self.era.has_llama_server and "bert" in head.architecture:
-            return min(2048, context)
-        if not self.era.has_llama_server or whole <= 4096 or self._flash() == "off":
-            return 512
-        return 1024 if whole <= 32768 else 2048
+        """Return how many tokens a runner takes at once."""
+        if options.num_batch is not None or not self.era.has_llama_server:
+            return options.num_batch or memory.SMALLEST_BATCH
+        return memory.automatic_batch(head, context, self.slots(head), flash=self._flash() != "off")
 
     def _wish(self, head: Gguf, options: Options, context: int) -> Wish:
         forced = options.num_gpu if options.num_gpu is not None and options.num_gpu >= 0 else None

@@ -13,6 +13,7 @@ from ollamux.gpu.simulated import reserved_bytes
 from ollamux.simulation.gguf import Gguf
 
 MIB = 1024**2
+SMALLEST_BATCH = 512
 # What a CUDA context takes on a card besides the buffers; ps never shows it.
 CONTEXT_BYTES = 312 * MIB
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_0": 22 / 32, "q4_0": 18 / 32}
@@ -208,6 +209,14 @@ def _with_host(parts: _Parts, count: int, offloaded: int, shares: list[Share], o
     host.kv = parts.kv_layer * len(kept)
     host.compute = parts.compute if not offloaded else parts.compute // 20
     return Plan(host=host, devices=tuple(shares), layers=count, offloaded=offloaded, overfull=overfull)
+
+
+def automatic_batch(head: Gguf, context: int, slots: int, *, flash: bool) -> int:
+    """Return how many tokens a newer server lets a runner take at once: more where all contexts together are long."""
+    if "bert" in head.architecture:
+        return min(2048, context)
+    whole = context * slots
+    return SMALLEST_BATCH if whole <= 4096 or not flash else 1024 if whole <= 32768 else 2048
 
 
 def prediction_bytes(head: Gguf, file_size: int, context_total: int) -> int:

@@ -226,7 +226,9 @@ class Runner:
         row = json.loads(request.body)
         flash = row.pop("flash", "auto")
         request.answer(200, b'{"success":true}', _JSON)
-        self.load(Wish(**row), flash)
+        wish = Wish(**row)
+        self.say([llama_log.request_line(wish)])
+        self.load(wish, flash)
 
     def _working(self, request: Request, work: Any) -> None:
         self._die_with_the_card()

@@ -170,6 +170,7 @@ def test_without_a_card_what_was_measured_on_the_cpu_holds() -> None:
     assert (found.source, found.total_bytes, found.overhead_bytes) == ("calibrated", 1351, 0)
     assert known(load).calibrated(NEED, CARD) == NEED
     assert known(LOAD).calibrated(NEED, None) == NEED
+    assert known(replace(load, context_length=4096)).calibrated(NEED, None) == NEED
 
 
 def test_what_is_shown_is_what_is_planned_with() -> None:

@@ -17,7 +17,13 @@ from .conftest import NO_GGUF
 
 pytestmark = pytest.mark.real_ollama
 
-KINDS = {"llama": "dense", "gemma3": "with a sliding window", "lfm2": "hybrid", "mamba2": "recurrent"}
+KINDS = {
+    "llama": "dense",
+    "gemma3": "with a sliding window",
+    "lfm2": "hybrid",
+    "mamba2": "recurrent",
+    "bert": "one that embeds",
+}
 CONTEXT, PARALLEL = 1024, 2
 MIB = 1024**2
 _RUNNERS = re.compile(r"(model|KV|RS|compute|output) buffer size\s*=\s*([\d.]+) MiB")
@@ -40,7 +46,10 @@ def logged(text: str) -> dict[str, int]:
 def use(box: Box, name: str) -> None:
     options = {"num_ctx": CONTEXT, "num_thread": 1}
     body: dict[str, Any] = {"model": name, "stream": False, "keep_alive": -1, "options": options}
-    ask(box.ports["a"], "POST", "/api/generate", body)
+    if name == "bert":
+        ask(box.ports["a"], "POST", "/api/embed", {**body, "input": "a b"})
+    else:
+        ask(box.ports["a"], "POST", "/api/generate", body)
 
 
 def rows(box: Box) -> dict[str, dict[str, Any]]:

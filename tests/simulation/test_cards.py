@@ -15,6 +15,7 @@ from simulation_rig import NEW, OLD, VERSIONS, Rig, state_of, until
 from ollamux.domain.spec import GpuRef, GpuRefKind
 from ollamux.gpu.model import Gpu
 from ollamux.gpu.simulated import Usage, read_inventory, visible_cards, write_usage
+from ollamux.ollama.account import account_of
 from ollamux.simulation.box import cards_for, create_box, default_cards
 from ollamux.simulation.catalogue import CATALOGUE
 from ollamux.simulation.memory import CONTEXT_BYTES
@@ -169,6 +170,28 @@ def test_what_does_not_fit_spills_and_the_sizes_say_so(rig: Rig) -> None:
     assert (rig.cards()[1].memory_used_bytes or 0) < (rig.cards()[1].memory_total_bytes or 0)
     done = rig.run("ps", OLLAMA_HOST=served.address)
     assert re.search(r"\d+%/\d+% CPU/GPU", done.stdout)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("asked", [None, 2, 0])
+def test_a_load_is_read_from_the_simulated_log_as_from_a_real_one(rig: Rig, version: str, asked: int | None) -> None:
+    served = rig.start(version, CUDA_VISIBLE_DEVICES="0", OLLAMA_VULKAN="0", OLLAMA_NUM_PARALLEL="2")
+    options = {"num_ctx": 1024} | ({} if asked is None else {"num_gpu": asked})
+    assert served.generate("tiny2", options=options).status == 200
+    lines = served.stderr.splitlines()
+    found = account_of(lines[next(at for at, line in enumerate(lines) if 'msg="starting ' in line) :])
+    assert found is not None
+    assert (found.context, found.parallel, found.batch, found.asked) == (1024, 2, 512, asked)
+    assert found.shortfall is None and found.is_as_asked is (asked is not None)
+    kinds = {buffer.kind for buffer in found.buffers}
+    assert kinds == {"weights", "kv", "compute", "output"}
+    if asked == 0:
+        assert found.offloaded is None and not found.devices
+    else:
+        assert (found.offloaded, found.total) == (5 if asked is None else asked, 5)
+        assert dict(found.devices) == {"CUDA0": rig.cards()[0].pci}
+        held = found.size("weights", "kv", "compute", on_gpu=True) + CONTEXT_BYTES
+        assert rig.cards()[0].memory_used_bytes == pytest.approx(held, abs=64 * 1024)
 
 
 def test_more_layers_than_fit_are_out_of_memory(rig: Rig) -> None:

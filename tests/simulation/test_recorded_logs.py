@@ -79,6 +79,10 @@ def test_load_on_the_cpu(rig: Rig, version: str) -> None:
     served.generate("tiny")
     real, ours = normal(recording(version, "load.log")), normal(served.stderr[before:])
     if version == OLD:
+        asked = re.compile(
+            r"Parallel:1 BatchSize:512 FlashAttention:Auto KvSize:2048 KvCacheType: NumThreads:2 GPULayers"
+        )
+        assert [len(asked.findall("".join(lines))) for lines in (ours, real)] == [1, 1]
         # The real file has one pair less in its head, and pairs in another order.
         dropped = re.compile(
             r"llama_model_loader: (- kv|loaded meta)|msg=\"?(starting go|load |Server|system)|msg=(load|system) "
