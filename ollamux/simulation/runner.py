@@ -254,16 +254,16 @@ class Runner:
             self.requests += 1
             self.say(request_lines(self.requests, tokens, self.wish.context))
         request.stream("application/x-ndjson")
-        prompt_s = min(2.0, tokens / (self.rate * 25))
         begun = time.monotonic_ns()
         with self._sharing.turn() as until:
-            until(prompt_s)
-            prompt_ns = time.monotonic_ns() - begun
-            begun = time.monotonic_ns()
+            until(min(2.0, tokens / (self.rate * 25)))
+        prompt_ns = time.monotonic_ns() - begun
+        begun = time.monotonic_ns()
+        with self._sharing.turn() as until:
             for index, word in enumerate(said):
-                until(prompt_s + (index + 1) / self.rate)
+                until((index + 1) / self.rate)
                 request.chunk(json.dumps({"content": word}).encode() + b"\n")
-            eval_ns = time.monotonic_ns() - begun
+        eval_ns = time.monotonic_ns() - begun
         end = {"stop": True, "reason": reason, "prompt_ns": prompt_ns, "eval_ns": eval_ns, "count": len(said)}
         request.chunk(json.dumps(end).encode() + b"\n")
         if self.new:
