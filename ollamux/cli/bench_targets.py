@@ -285,6 +285,7 @@ def _model(targets: list[Target], asked: str | None, *, named: bool) -> tuple[st
         return asked, targets
     empty = [target for target in targets if not target.before]
     if not having and not empty:
+        _facts(targets, asked)  # what is not there at all is told as that
         raise UsageError(
             f"{safe_text(asked)} is not loaded, and every instance has another model",
             hint="name those that are to load it: --instances NAME",

@@ -372,6 +372,18 @@ def test_what_cannot_be_measured_is_told_with_the_way_out(
     until(lambda: not loaded(box), "nothing stays loaded")
 
 
+def test_a_model_that_is_nowhere_is_told_as_that_however_busy_the_instances_are(box: Place) -> None:
+    names = ("one", "two", "same", "cpu")
+    for name in names:
+        box.ok("models", "load", "llama3.2:3b", "--on", name, "--simulated")
+    until(lambda: len(loaded(box)) == len(names), "all of them have a model")
+    missing, elsewhere = box.run("bench", "nope:7b", "--simulated"), box.run("bench", MODEL, "--simulated")
+    assert missing.code == 5 and "ollamux pull nope:7b fetches it" in missing.err
+    assert elsewhere.code == 2 and "every instance has another model" in elsewhere.err
+    box.ok("models", "unload", "llama3.2:3b", "--simulated")
+    until(lambda: not loaded(box), "nothing stays loaded")
+
+
 def test_without_a_supervisor_there_is_nothing_to_measure(place: Place) -> None:
     result = place.run("bench", MODEL)
     assert result.code == 3 and is_plain_error(result.err)
