@@ -68,11 +68,16 @@ class Needs:
         return self._needs[key]
 
     def _measured(self, need: ModelNeed, settings: InstanceSpec, cards: Sequence[str]) -> ModelNeed:
-        """Return a need by what was measured on its card; over several cards nothing is known."""
+        """Return a need by what was measured on its card; over several cards see `over`."""
         if len(cards) != 1:
             return need
         card = next((card for card in self._ground.cards if card.uuid == cards[0] != HOST), None)
         return self.calibration(settings).calibrated(need, card)
+
+    def over(self, spec: ModelSpec, seat: Seat) -> tuple[ModelNeed, dict[str, int]] | None:
+        """Return what a model was measured to take of several cards, and of each; None where it never was."""
+        cards = [card for card in self._ground.cards if card.uuid in seat.cards]
+        return self.calibration(self._ground.spec_of(seat)).over(self.estimate(spec, seat), cards)
 
     def calibration(self, settings: InstanceSpec) -> Calibration:
         """Return what loads were measured to take with the ollama of an instance."""

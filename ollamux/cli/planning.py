@@ -84,7 +84,9 @@ class Planner:
             added = self._span_seats(spec, needs)
             needs |= {seat.name: need for seat, need in added}
             prefer = (*prefer, *self._best(added))
-        return Wanted(model=spec.name, needs=needs, replicas=spec.replicas, prefer=prefer)
+        several = [seat for seat in self._seats if seat.name in needs and len(seat.cards) > 1]
+        shares = {seat.name: found[1] for seat in several if (found := self._needs.over(spec, seat)) is not None}
+        return Wanted(model=spec.name, needs=needs, shares=shares, replicas=spec.replicas, prefer=prefer)
 
     def _first(self, needs: Iterable[str]) -> InstanceSpec:
         name = next(iter(needs))
@@ -105,7 +107,8 @@ class Planner:
         if chosen not in seats:
             return known.shown(estimate, cards)
         if len(chosen.cards) > 1:
-            return estimate
+            measured = self._needs.over(spec, chosen)
+            return estimate if measured is None else measured[0]
         return known.shown(estimate, cards, on=next((card for card in cards if card.uuid == chosen.cards[0]), None))
 
     @property

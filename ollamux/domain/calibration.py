@@ -175,13 +175,38 @@ class Calibration:
         other = _best([self.calibrated(need, card) for card in cards] or [need]).measured
         return need if other is None else replace(need, measured=replace(other, used=NOTHING))
 
+    def over(self, need: ModelNeed, cards: Sequence[Card]) -> tuple[ModelNeed, dict[str, int]] | None:
+        """Return what a model took of these very cards together, and of each; None where it was never loaded so.
+
+        Where the driver tells of no process, the overhead of each card is the estimated one.
+        """
+        wanted = {card.uuid for card in cards}
+        same = (load for load in self._of(need) if {share.uuid for share in load.shares} == wanted)
+        load = next((load for load in reversed([*same]) if load.is_like(need)), None)
+        if load is None:
+            return None
+        beside = {
+            share.uuid: need.overhead_bytes if share.beside_bytes is None else share.beside_bytes
+            for share in load.shares
+        }
+        whole = replace(
+            load.shares[0],
+            weights_bytes=sum(share.weights_bytes for share in load.shares),
+            kv_bytes=sum(share.kv_bytes for share in load.shares),
+            state_bytes=sum(share.state_bytes for share in load.shares),
+            compute_bytes=sum(share.compute_bytes for share in load.shares),
+            process_bytes=sum(share.buffers_bytes + beside[share.uuid] for share in load.shares),
+        )
+        sizes = {share.uuid: share.buffers_bytes + beside[share.uuid] for share in load.shares}
+        return _measured(need, load, whole), sizes
+
     def _known(self, need: ModelNeed) -> list[MeasuredLoad]:
+        """Return the loads of a model on one card."""
+        return [load for load in self._of(need) if len(load.shares) == 1]
+
+    def _of(self, need: ModelNeed) -> list[MeasuredLoad]:
         version = self.version or (self.loads[-1].version if self.loads else None)
-        return [
-            load
-            for load in self.loads
-            if load.digest == need.digest and load.version == version and len(load.shares) == 1
-        ]
+        return [load for load in self.loads if load.digest == need.digest and load.version == version]
 
 
 def _best(found: Sequence[ModelNeed]) -> ModelNeed:

@@ -6,7 +6,7 @@ A seat is an instance, a card without one, or an instance over several cards tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollamux.domain import placement
 from ollamux.domain.placement import Pairs, Placement, Room
@@ -28,10 +28,14 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A model that is to be kept `replicas` times. `needs` says what it needs on each seat that could hold it."""
+    """A model that is to be kept `replicas` times. `needs` says what it needs on each seat that could hold it.
+
+    `shares` says for seats over several cards what each of these was measured to hold, where it was.
+    """
 
     model: str
     needs: Mapping[str, ModelNeed]
+    shares: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     replicas: int = 1
     prefer: tuple[str, ...] = ()
 
@@ -103,6 +107,9 @@ def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], k
         free = {uuid: size[uuid] for uuid in seat.cards}
         if len(free) == 1:
             found[seat.name] = ({seat.cards[0]: need.total_bytes}, {seat.cards[0]: need.least_bytes})
+        elif seat.name in wanted.shares:
+            measured = dict(wanted.shares[seat.name])
+            found[seat.name] = (measured, measured)
         else:
             found[seat.name] = (shares(need, free), shares(need, free, least=True))
     return found

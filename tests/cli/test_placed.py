@@ -219,6 +219,12 @@ def test_a_missing_model_is_fetched_where_the_configuration_says_so(box: Box) ->
 # Over several cards
 
 
+def source(box: Box, name: str) -> str:
+    """Return what a plan has its figures of a model from."""
+    models = box.place.ok("plan", "--simulated", "-o", "json").json["models"]
+    return str(next(model["source"] for model in models if model["name"] == name))
+
+
 def test_a_model_larger_than_every_card_gets_an_instance_over_those_joined_best(box: Box) -> None:
     models = f'[models."{Q}"]\nctx = 40960\n[models."{L}"]'
     box.up(models, auto=False, count=4, extra="num_parallel = 8")
@@ -236,8 +242,13 @@ def test_a_model_larger_than_every_card_gets_an_instance_over_those_joined_best(
     over = next(one for one in status["instances"] if one["name"] == "gpu2-gpu3")
     assert over["gpus"] == span["cards"] and over["phase"] == "READY" and over["port"] not in box.ports
     assert {name: pid for name, pid in box.pids().items() if name in before} == before
+    until(lambda: source(box, Q) == "calibrated", "it was measured")
     again = box.place.ok("plan", "--simulated", "-o", "json").json
     assert again["spans"] == [] and {one["instance"] for one in again["placement"]} >= {"gpu2-gpu3"}
+    held = {process["gpu"]: process["memory_bytes"] for process in box.place.status("--simulated")["processes"]}
+    assert sum(held[uuid] for uuid in over["gpus"]) == next(
+        model["measured_total_bytes"] for model in again["models"] if model["name"] == Q
+    )
 
     box.place.ok("down", "--simulated")
     box.up(models, auto=False, count=4, extra="num_parallel = 8")

@@ -199,6 +199,20 @@ def test_models_are_placed_by_what_they_take_on_each_card() -> None:
     assert [one.shares for one in placed] == [(("GPU-1", 1440),)] and not lacking
 
 
+def test_over_several_cards_only_what_was_measured_on_these_very_ones_holds() -> None:
+    other = replace(SHARE, uuid="GPU-2", weights_bytes=2 * SHARE.weights_bytes, process_bytes=None)
+    load = replace(LOAD, shares=(SHARE, other))
+    found = known(load).over(NEED, [TWIN, CARD])
+    assert found is not None
+    need, sizes = found
+    assert sizes == {"GPU-1": 1501, "GPU-2": other.buffers_bytes + NEED.overhead_bytes}
+    assert (need.source, need.total_bytes, need.estimated_bytes) == ("calibrated", sum(sizes.values()), 1500)
+    assert need.weights_bytes == 3 * SHARE.weights_bytes and need.compute_bytes == 2 * SHARE.compute_bytes
+    assert known(load).over(NEED, [CARD, OTHER]) is None and known(LOAD).over(NEED, [CARD, TWIN]) is None
+    assert known(replace(load, context_length=1)).over(NEED, [CARD, TWIN]) is None
+    assert known(load).calibrated(NEED, CARD) == NEED
+
+
 def test_in_json_the_parts_are_those_that_are_planned_with() -> None:
     def model(need: ModelNeed) -> dict[str, Any]:
         plan = Whole(version="0", time="", simulated=False, models=(need,), cards=(), placement=(), unplaced=())

@@ -204,6 +204,14 @@ def test_a_model_over_two_cards_takes_the_room_of_both() -> None:
     assert [one.model for one in lacking] == ["b"]
 
 
+def test_what_was_measured_over_several_cards_is_what_each_of_them_holds() -> None:
+    cards = [card(0, 20), card(1, 20)]
+    both = Seat(name="both", instance="both", cards=("GPU-0", "GPU-1"), slots=6)
+    model = Wanted(model="m", needs={"both": need(30, layers=30)}, shares={"both": {"GPU-0": 17, "GPU-1": 14}})
+    assert place([model], [both], cards)[0][0].shares == (("GPU-0", 17), ("GPU-1", 14))
+    assert place([replace(model, shares={"both": {"GPU-0": 21, "GPU-1": 9}})], [both], cards)[0] == ()
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3)), max_size=7),
