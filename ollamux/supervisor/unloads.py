@@ -62,7 +62,7 @@ class Unloads:
 
         if request.get("wait") is False:
             for unit in units:
-                self._send_unload(unit, name, lambda error: None)
+                self.send(unit, name, lambda error: None)
                 one(unit, Exit.OK, f"asked to unload {safe_text(name)}")
             return
         for unit in units:
@@ -90,9 +90,11 @@ class Unloads:
                 self._checks.ask_scheduler(unit)
                 self._core.loop.call_later(LOOK_S, look)
 
-        self._send_unload(unit, name, answered)
+        self.send(unit, name, answered)
 
-    def _send_unload(self, unit: Unit, name: str, answered: Callable[[str | None], None]) -> None:
+    def send(self, unit: Unit, name: str, answered: Callable[[str | None], None]) -> None:
+        """Ask for it, and tell what is wrong with the answer."""
+
         def done(answer: Answer) -> None:
             failed = answer.error or (None if answer.status == 200 else loading.error_of(answer.status, answer.body))
             answered(failed)

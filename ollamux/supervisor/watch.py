@@ -100,6 +100,7 @@ class Watch:
             self.pulls,
             preload=self.preload,
             remember=lambda: memory.write(sync=True),
+            program=starter.program,
         )
         self.requests = Requests(
             core,
