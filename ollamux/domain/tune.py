@@ -13,8 +13,8 @@ from typing import Any
 
 from ollamux.domain.schemas import TUNE_SCHEMA
 
-_WIDER = 4
-"""By how much the next step is longer where the estimate was wrong: nothing was found on the other side yet."""
+_WIDER_BITS = 2
+"""Each step away from a wrong guess is four times as long as the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class Search:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """Return the largest that worked and the smallest above it that did not; outside the range where there is none."""
+        """Return the largest that worked and the smallest above it that did not; where there is none, one beyond."""
         low = -1 if self.best is None else self.best
         return low, min((index for index, works in self.tried if not works and index > low), default=self.count)
 
@@ -54,10 +54,14 @@ class Search:
         if not self.tried:
             return min(max(self.guess, 0), self.count - 1)
         if high == self.count:
-            return min(low + _WIDER ** (sum(works for _, works in self.tried) - 1), self.count - 1)
+            return min(low + _further(sum(works for _, works in self.tried)), self.count - 1)
         if low == -1:
-            return max(high - _WIDER ** (len(self.tried) - 1), 0)
+            return max(high - _further(len(self.tried)), 0)
         return (low + high) // 2
+
+
+def _further(tried: int) -> int:
+    return 1 << _WIDER_BITS * (tried - 1)
 
 
 def grid(least: int, most: int, step: int) -> tuple[int, ...]:
