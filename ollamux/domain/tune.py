@@ -160,7 +160,10 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is tuned, and within which bounds. `context` and `parallel` are those that are kept, or where it began."""
+    """What is tuned, and within which bounds. `context` and `parallel` are those that are kept, or where it began.
+
+    `layers` is how many are wanted on the cards where these are not what is searched for, None for all.
+    """
 
     model: str
     digest: str
@@ -174,6 +177,7 @@ class Task:
     context: int
     parallel: int
     cache_type: str
+    layers: int | None = None
     cards: tuple[Card, ...]
     headroom_bytes: int | None
 

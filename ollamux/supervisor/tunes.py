@@ -41,7 +41,7 @@ MEMORY_WITHIN_S = 10.0
 """How long the memory of what was tried is waited for, as after a crash."""
 _SLACK_BYTES = 64 * 1024**2
 
-UNLOADING, READY, ENDING, RESTORING = "unloading", "ready", "ending", "restoring"
+UNLOADING, READY, ENDING, RESTORING, RESTORED = "unloading", "ready", "ending", "restoring", "restored"
 
 
 class Tune:
@@ -64,7 +64,7 @@ class Tune:
     @property
     def holds(self) -> bool:
         """Whether nothing may be loaded on the instance but what is tried."""
-        return self.state != RESTORING
+        return self.state in (UNLOADING, READY, ENDING)
 
     def as_json(self, unit: Unit) -> dict[str, Any]:
         """Return it for the wire."""
@@ -75,7 +75,7 @@ class Tune:
             "program": self.program,
             "marks": unit.trial_mark.variables(),
             "headroom_bytes": unit.spec.headroom_bytes,
-            "before": [pin.name for pin in self.before],
+            "before": [_as_json(pin) for pin in self.before],
             "left": [pin.name for pin in self.before if pin.name not in (*self.restored, *dict(self.failed))],
         }
 
@@ -150,6 +150,8 @@ class Tunes:
 
     def _on_look(self, unit: Unit) -> None:
         tune = unit.tune
+        if tune is not None and tune.state == RESTORED:
+            unit.tune = None  # whoever asks now sees what is loaded again
         if tune is None or tune.state != UNLOADING:
             return
         for model in unit.models:
@@ -204,7 +206,7 @@ class Tunes:
             self._restore(unit, tune)
 
     def _end(self, unit: Unit, tune: Tune, error: OllamuxError | None) -> None:
-        if unit.tune is not tune or tune.state in (ENDING, RESTORING):
+        if unit.tune is not tune or tune.state not in (UNLOADING, READY):
             return
         tune.state = ENDING
         tune.client.on_gone = None
@@ -235,7 +237,7 @@ class Tunes:
 
     def _restore(self, unit: Unit, tune: Tune) -> None:
         """Load again what was loaded; while the instance is on its way back, later."""
-        if unit.tune is not tune or tune.state == RESTORING:
+        if unit.tune is not tune or tune.state != ENDING:
             return
         if unit.leaving or not unit.wanted or self._core.shutting_down:
             unit.tune = None
@@ -264,12 +266,14 @@ class Tunes:
     def _finish(self, unit: Unit, tune: Tune) -> None:
         if len(tune.restored) + len(tune.failed) < len(tune.before) or unit.tune is not tune:
             return
-        unit.tune = None
+        tune.state = RESTORED
         again = ", ".join(safe_text(name) for name in tune.restored)
         took = format_duration(monotonic() - tune.began)
         self._core.note(unit, f"is back after {took} of tuning{f'; loaded again: {again}' if again else ''}")
         if unit.state.phase is Phase.READY:
             self._checks.ask_scheduler(unit)
+        else:
+            unit.tune = None
 
 
 def _kill(pid: int, unit: Unit) -> None:

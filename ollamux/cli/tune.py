@@ -1,0 +1,302 @@
+"""`ollamux tune`: borrow an instance, search with real loads, say what was found, write it down, and give it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ollamux import __version__
+from ollamux.cli import screen
+from ollamux.cli.models import model_name
+from ollamux.cli.target import question
+from ollamux.cli.tune_create import create
+from ollamux.cli.tune_lease import Lease, borrow
+from ollamux.cli.tune_step import Kit, measure, options_of
+from ollamux.cli.tune_task import Wanted, instance_of, read_cards, task_of, uuids_of
+from ollamux.cli.tune_trial import Place
+from ollamux.cli.words import seconds
+from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, UsageError
+from ollamux.domain.text import safe_text
+from ollamux.domain.tune import Search, Tuned, What, as_json
+from ollamux.ollama.store import find_manifest
+from ollamux.ollama.trial import modelfile
+from ollamux.render.pen import Pen
+from ollamux.render.tune import draw_tuned, progress, summary
+from ollamux.supervisor.selecting import unknown_instance
+from ollamux.system.clock import monotonic, rfc3339, wall
+from ollamux.system.files import private_dir, write_atomic
+from ollamux.system.places import state_dir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Words:
+    """The words of the command."""
+
+    model: str
+    on: str | None
+    maximise: str | None
+    context: int | None
+    create: str | None
+    force: bool
+    modelfile: str | None
+    timeout: str
+    output: str
+    simulated: bool
+
+
+def tune(words: Words) -> int:
+    """Tune; ends with 6 where nothing works."""
+    _check(words)
+    search = _Tune(words)
+    with _ending_as_ctrl_c():
+        return search.run()
+
+
+def _check(words: Words) -> None:
+    known = [what.value for what in What]
+    if words.output not in ("table", "json"):
+        raise UsageError(f"-o: there is no form {words.output!r}", hint="there are: table, json")
+    if words.maximise is not None and words.maximise not in known:
+        raise UsageError(f"--maximise: there is no {words.maximise!r}", hint=f"there are: {', '.join(known)}")
+    if words.force and words.create is None:
+        raise UsageError("--force goes with --create alone")
+    if words.maximise == What.PARALLEL.value and (words.create or words.modelfile):
+        raise UsageError(
+            "--maximise parallel: the number of slots is no parameter of a model",
+            hint="num_parallel in the configuration sets it",
+        )
+    if words.modelfile == "-" and words.output == "json":
+        raise UsageError("--modelfile - and -o json would both be printed", hint="the JSON has the Modelfile in it")
+
+
+def _named(words: Words) -> str:
+    """Return the instance that is named, or the only one there is."""
+    status = question({"cmd": "status"}, simulated=words.simulated)[0]["status"]
+    names = [instance["name"] for instance in status["instances"]]
+    if words.on is None and len(names) == 1:
+        return str(names[0])
+    if words.on is None:
+        raise UsageError("--on: no instance is named", hint=f"there are: {', '.join(names)}")
+    if words.on not in names:
+        raise unknown_instance(words.on, names)
+    return words.on
+
+
+class _Tune:
+    """One tune, from the first question to the last word."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+        self._model = model_name(words.model)
+        self._name = None if words.create is None else model_name(words.create)
+        self._timeout_s = seconds(words.timeout, "--timeout")
+        self._began = monotonic()
+        self._screen = _Screen(live=screen.is_drawable(os.environ))
+        self._tuned: Tuned | None = None
+
+    def run(self) -> int:
+        lease, error = None, None
+        try:
+            lease = borrow(
+                self._model,
+                _named(self._words),
+                timeout_s=self._timeout_s,
+                simulated=self._words.simulated,
+                tick=self._screen.tick,
+            )
+            self._search(lease)
+        except (OllamuxError, KeyboardInterrupt) as found:
+            error = found
+        except BaseException:
+            if lease is not None:
+                lease.close()
+            raise
+        self._give_back(lease)
+        self._screen.clear()
+        return self._end(error)
+
+    def _search(self, lease: Lease) -> None:
+        kit = self._prepare(lease)
+        task = kit.task
+        search = Search(count=len(task.values), guess=task.guess)
+        while (index := search.next) is not None:
+            value = task.values[index]
+            self._screen.value = value
+            step = measure(kit, value)
+            search = search.told(index, step.works)
+            self._put(steps=(*self._so_far.steps, step))
+        self._screen.value = None
+        self._put(complete=True)
+        best = self._so_far.best
+        if best is None or task.what is What.PARALLEL:
+            return
+        parameters = dict(options_of(task, best.value))
+        self._put(modelfile=modelfile(task.model, parameters, summary(self._so_far)))
+        if self._name is not None:
+            self._screen.value = best.value
+            create(kit, self._name, parameters, instance_of(self._status, lease.name), self._timeout_s)
+            step = measure(kit, best.value, created=self._name)
+            self._put(steps=(*self._so_far.steps, step), created=self._name)
+            if not step.works:
+                why = f"{self._name} is created, but as it is it does not work: {step.reason}"
+                raise OllamuxError(why, exit_code=Exit.DEGRADED)
+
+    def _prepare(self, lease: Lease) -> Kit:
+        words, name, view = self._words, lease.name, lease.view()
+        self._must_be_free(view)
+        reply, which = question({"cmd": "status"}, simulated=lease.simulated)
+        self._status = reply["status"]
+        env = question({"cmd": "env", "name": name}, simulated=lease.simulated)[0]["env"]
+        wanted = Wanted(
+            model=self._model,
+            instance=name,
+            what=None if words.maximise is None else What(words.maximise),
+            context=words.context,
+            simulated=which,
+        )
+        gpus = read_cards(uuids_of(self._status, name), simulated=which)
+        task = task_of(wanted, view, self._status, env, gpus)
+        self._tuned = Tuned(
+            version=__version__, time=rfc3339(wall()), simulated=which, task=task, steps=(), complete=False
+        )
+        self._screen.tuned = self._tuned
+        host = instance_of(self._status, name)["host"]
+        place = Place(view["tuning"]["program"], {**env, **view["tuning"]["marks"]}, host, _log(name, which))
+        return Kit(task=task, place=place, lease=lease, timeout_s=self._timeout_s, tick=self._screen.tick)
+
+    def _must_be_free(self, view: dict[str, Any]) -> None:
+        """A name that is taken is told before the search, not after it."""
+        if self._name is None or self._words.force:
+            return
+        if find_manifest(Path(view["store"]), self._name) is not None:
+            raise RefusedError(f"there is a model {self._name} already", hint="--force replaces it")
+
+    @property
+    def _so_far(self) -> Tuned:
+        assert self._tuned is not None  # noqa: S101 - there is one once the search begins
+        return self._tuned
+
+    def _put(self, **changed: Any) -> None:
+        self._tuned = self._screen.tuned = replace(self._so_far, **changed, seconds=monotonic() - self._began)
+
+    def _give_back(self, lease: Lease | None) -> None:
+        if lease is None:
+            return
+        self._screen.value = None
+        try:
+            back, missing = lease.give_back(self._screen.tick)
+        except KeyboardInterrupt:  # a second time: the supervisor does it without us
+            back, missing = (), lease.before
+        if self._tuned is not None:
+            self._put(restored=back, not_restored=missing)
+        elif missing:
+            screen.say(_left(missing), fd=2)
+
+    # -- the last word
+
+    def _end(self, error: OllamuxError | KeyboardInterrupt | None) -> int:
+        if self._tuned is None:
+            raise error or NotFoundError("nothing was tuned")
+        why = None if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else error.message
+        self._put(why=why)
+        self._write_modelfile()
+        self._print()
+        tuned = self._so_far
+        if self._words.output == "table" and (error is not None or tuned.not_restored):
+            self._say_what_is_back()
+        if error is not None:
+            raise error
+        return int(Exit.OK if tuned.best is not None else Exit.DEGRADED)
+
+    def _write_modelfile(self) -> None:
+        text, path = self._so_far.modelfile, self._words.modelfile
+        if text is not None and path not in (None, "-"):
+            try:
+                write_atomic(str(path), text.encode(), mode=0o644)
+            except OSError as problem:
+                screen.say(f"{safe_text(str(path))} could not be written: {problem.strerror}\n", fd=2)
+
+    def _print(self) -> None:
+        tuned, words = self._so_far, self._words
+        if words.output == "json":
+            screen.write(json.dumps(as_json(tuned), indent=2, ensure_ascii=False) + "\n")
+        elif words.modelfile == "-" and tuned.modelfile is not None:
+            screen.write(tuned.modelfile)
+        else:
+            screen.write(draw_tuned(_pen(), tuned))
+            if tuned.modelfile is not None and words.modelfile is None:
+                screen.say(f"\n{tuned.modelfile}")
+
+    def _say_what_is_back(self) -> None:
+        tuned = self._so_far
+        if tuned.restored:
+            screen.say(f"loaded again: {', '.join(map(safe_text, tuned.restored))}\n", fd=2)
+        if tuned.not_restored:
+            screen.say(_left(tuned.not_restored), fd=2)
+
+
+def _left(missing: tuple[str, ...]) -> str:
+    return f"not loaded again yet: {', '.join(map(safe_text, missing))}; ollamux models ls shows how it goes\n"
+
+
+def _log(name: str, simulated: bool) -> str:
+    """Return where the servers of the trials log: the last one can be read there afterwards."""
+    folder = f"{state_dir(os.environ, simulated=simulated)}/tune"
+    private_dir(folder)
+    return f"{folder}/{name}.log"
+
+
+def _pen() -> Pen:
+    env = os.environ
+    return Pen(width=screen.width(env), color=screen.color(env), unicode=screen.unicode(env))
+
+
+class _Screen:
+    """How far it is, on a terminal: lines that are drawn over again."""
+
+    def __init__(self, *, live: bool) -> None:
+        self._live = live
+        self._height = 0
+        self._frame = 0
+        self.tuned: Tuned | None = None
+        self.value: int | None = None
+
+    def tick(self, doing: str) -> None:
+        if not self._live:
+            return
+        pen = _pen()
+        if self.tuned is None:
+            lines = [pen.line((*pen.text(f" {pen.spinner(self._frame)} ", "key"), *pen.text(doing)))]
+        else:
+            lines = progress(pen, self.tuned.task, self.tuned.steps, doing, self._frame, self.value)
+        self._frame += 1
+        self.clear()
+        screen.write("".join(line + "\n" for line in lines))
+        self._height = len(lines)
+
+    def clear(self) -> None:
+        if self._height:
+            screen.write(f"\x1b[{self._height}A\x1b[J")
+            self._height = 0
+
+
+@contextmanager
+def _ending_as_ctrl_c() -> Iterator[None]:
+    """A terminal that is closed, and SIGTERM, end it as Ctrl-C does: in good order."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
