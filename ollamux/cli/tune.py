@@ -130,8 +130,8 @@ class _Tune:
             value = task.values[index]
             self._screen.value = value
             step = measure(kit, value)
-            search = search.told(index, step.works)
             self._put(steps=(*self._so_far.steps, step))
+            search = search.told(index, step.works, guess=self._expected.guess_after(self._so_far.steps))
         self._screen.value = None
         self._put(complete=True)
         best = self._so_far.best
@@ -162,7 +162,7 @@ class _Tune:
             simulated=which,
         )
         gpus = read_cards(uuids_of(self._status, name), simulated=which)
-        task = task_of(wanted, view, self._status, env, gpus)
+        task, self._expected = task_of(wanted, view, self._status, env, gpus)
         self._tuned = Tuned(
             version=__version__, time=rfc3339(wall()), simulated=which, task=task, steps=(), complete=False
         )

@@ -85,10 +85,12 @@ class _Run:
             self._trial.wait()
             self._load()
             self._generate()
-            self._look_at_cards()
             verdict: rules.Verdict = Outcome.WORKS, None
         except Verdict as found:
             verdict = found.outcome, found.reason
+        if verdict[0] in (Outcome.WORKS, Outcome.SPILLED):
+            memory = self._look_at_cards()
+            verdict = verdict if memory[0] is Outcome.WORKS else memory
         self._take_account()
         outcome, reason = verdict
         return Step(
@@ -161,17 +163,17 @@ class _Run:
     def _slots(self) -> str:
         return "" if self._parallel == 1 else f", {self._parallel} at once"
 
-    def _look_at_cards(self) -> None:
+    def _look_at_cards(self) -> rules.Verdict:
         task = self._kit.task
         if not task.cards:
-            return
+            return Outcome.WORKS, None
         gpus = read_cards([card.uuid for card in task.cards], simulated=self._kit.lease.simulated)
         used = [gpu.memory_used_bytes for gpu in gpus]
         frees = [(gpu.memory_total_bytes or 0) - (gpu.memory_used_bytes or 0) for gpu in gpus]
         known = None not in used
         self._measured["memory_used_bytes"] = sum(size or 0 for size in used) if known else None
         self._measured["memory_free_bytes"] = min(frees) if known else None
-        _weigh(rules.judge_memory(self._measured["memory_free_bytes"], task.headroom_bytes))
+        return rules.judge_memory(self._measured["memory_free_bytes"], task.headroom_bytes)
 
 
 def _weigh(verdict: rules.Verdict) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from ollamux.cli.plan import MARGIN_BYTES
 from ollamux.domain.errors import NotFoundError, RefusedError, UsageError
 from ollamux.domain.text import safe_text
-from ollamux.domain.tune import Card, Task, What, grid, largest
+from ollamux.domain.tune import Card, Outcome, Step, Task, What, grid, largest
 from ollamux.gpu.model import Gpu
 from ollamux.ollama.estimate import OVERHEAD_BYTES
 from ollamux.ollama.memory import Wish, parallel_of
@@ -72,39 +72,89 @@ def instance_of(status: dict[str, Any], name: str) -> dict[str, Any]:
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the estimate expects of each value, set right by what was measured."""
+
+    model: Model
+    wish: Wish
+    what: What
+    values: tuple[int, ...]
+    room: int
+    on_card: bool
+    others: int
+
+    def guess(self, off_bytes: int = 0, room: int | None = None) -> int:
+        """Return the number of the largest value that is expected to work, where the estimate is off by so much."""
+        most = self.room if room is None else room
+        return largest(self.values, lambda value: self._need(self._with(value)) + off_bytes <= most)
+
+    def guess_after(self, steps: Sequence[Step]) -> int | None:
+        """Return it after some steps, None where the last has shown nothing of how far off the estimate is.
+
+        A server that put not all on the card has shown how much it takes for itself: about half a layer more than it
+        took.
+        """
+        size = self._measured(steps[-1])
+        if size is None:
+            return None
+        room = self.room
+        for step in steps:
+            wish, took = self._as_loaded(step), self._measured(step)
+            if step.outcome is Outcome.SPILLED and took is not None and wish.layers is not None:
+                next_layer = self._need(replace(wish, layers=wish.layers + 1)) - self._need(wish)
+                room = min(room, took + next_layer // 2)
+        return self.guess(size - self._need(self._as_loaded(steps[-1])), room)
+
+    def _measured(self, step: Step) -> int | None:
+        if self.on_card:
+            return None if step.memory_used_bytes is None else step.memory_used_bytes - self.others
+        host = step.host_buffers_bytes
+        return None if host is None else host + (step.card_buffers_bytes or 0)
+
+    def _as_loaded(self, step: Step) -> Wish:
+        wish = self._with(step.value)
+        return wish if step.layers_offloaded is None else replace(wish, layers=step.layers_offloaded)
+
+    def _with(self, value: int) -> Wish:
+        return _with(self.wish, self.what, value)
+
+    def _need(self, wish: Wish) -> int:
+        return _need(self.model, wish, on_card=self.on_card)
+
+
 def task_of(
     wanted: Wanted, view: dict[str, Any], status: dict[str, Any], env: Mapping[str, str], gpus: Sequence[Gpu]
-) -> Task:
-    """Put together what to search. Raises OllamuxError where that cannot be tuned."""
+) -> tuple[Task, Expected]:
+    """Put together what to search, and what is expected. Raises OllamuxError where that cannot be tuned."""
     model = read_model(Path(view["store"]), wanted.model)
     if model.shape.family.is_embedding:
-        raise RefusedError(
-            f"{safe_text(wanted.model)} only embeds: it has no context to be filled, and generates nothing"
-        )
+        raise RefusedError(f"{safe_text(wanted.model)} only embeds: it generates nothing that could be measured")
     version = instance_of(status, wanted.instance)["ollama_version"]
-    usual = Wish(
-        context=_number(env, "OLLAMA_CONTEXT_LENGTH") or 4096,
-        parallel=_number(env, "OLLAMA_NUM_PARALLEL") or 1,
-        cache_type=env.get("OLLAMA_KV_CACHE_TYPE") or "f16",
-        flash=env.get("OLLAMA_FLASH_ATTENTION", "1") not in ("0", "false"),
-        era=era_of(parse_version(version or "")) or Era.LLAMA_SERVER,
-    )
-    wish = model.wish(usual, context=wanted.context)
+    wish = model.wish(_usual(env, version), context=wanted.context)
     found = model.estimate(wish)
     headroom = view["tuning"]["headroom_bytes"]
     kept = MARGIN_BYTES if headroom is None else headroom
     room = _room(gpus, kept)
-    what = wanted.what or _what_is_in_doubt(model, wish, gpus, room)
+    what = wanted.what or _what_is_in_doubt(model, wish, room, on_card=bool(gpus))
     values = _values(what, model, wish, wanted, gpus)
-    guess = largest(values, lambda value: _need(model, _with(wish, what, value), gpus) <= room)
-    return Task(
+    expected = Expected(
+        model=model,
+        wish=wish,
+        what=what,
+        values=values,
+        room=room,
+        on_card=bool(gpus),
+        others=sum(gpu.memory_used_bytes or 0 for gpu in gpus),
+    )
+    task = Task(
         model=wanted.model,
         digest=model.stored.digest,
         instance=wanted.instance,
         ollama_version=version,
         what=what,
         values=values,
-        guess=guess,
+        guess=expected.guess(),
         is_bound=found.is_bound,
         trained_context=model.shape.trained_context or None,
         context=found.context,
@@ -114,12 +164,24 @@ def task_of(
         cards=tuple(_card(gpu) for gpu in gpus),
         headroom_bytes=kept if gpus else None,
     )
+    return task, expected
 
 
-def _what_is_in_doubt(model: Model, wish: Wish, gpus: Sequence[Gpu], room: int) -> What:
+def _usual(env: Mapping[str, str], version: str | None) -> Wish:
+    """Return how the instance loads what is asked for without options."""
+    return Wish(
+        context=_number(env, "OLLAMA_CONTEXT_LENGTH") or 4096,
+        parallel=_number(env, "OLLAMA_NUM_PARALLEL") or 1,
+        cache_type=env.get("OLLAMA_KV_CACHE_TYPE") or "f16",
+        flash=env.get("OLLAMA_FLASH_ATTENTION", "1") not in ("0", "false"),
+        era=era_of(parse_version(version or "")) or Era.LLAMA_SERVER,
+    )
+
+
+def _what_is_in_doubt(model: Model, wish: Wish, room: int, *, on_card: bool) -> What:
     """Without a word: the layers where not all of them fit on the card, else the context."""
     whole = replace(wish, layers=None)
-    return What.LAYERS if gpus and _need(model, whole, gpus) > room else What.CONTEXT
+    return What.LAYERS if on_card and _need(model, whole, on_card=True) > room else What.CONTEXT
 
 
 def _with(wish: Wish, what: What, value: int) -> Wish:
@@ -128,9 +190,9 @@ def _with(wish: Wish, what: What, value: int) -> Wish:
     return replace(wish, context=value) if what is What.CONTEXT else replace(wish, parallel=value)
 
 
-def _need(model: Model, wish: Wish, gpus: Sequence[Gpu]) -> int:
+def _need(model: Model, wish: Wish, *, on_card: bool) -> int:
     total = model.estimate(wish).total_bytes
-    return total if gpus else total - OVERHEAD_BYTES
+    return total if on_card else total - OVERHEAD_BYTES
 
 
 def _room(gpus: Sequence[Gpu], headroom: int) -> int:

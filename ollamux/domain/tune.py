@@ -7,7 +7,7 @@ work, or so it is taken: where that is not true the search still ends, and what 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -15,19 +15,30 @@ from ollamux.domain.schemas import TUNE_SCHEMA
 
 _WIDER_BITS = 2
 """Each step away from a wrong guess is four times as long as the one before."""
+_MOST_GUESSES = 5
+"""A guess that is wrong again and again is trusted no more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """`count` values, the one that is expected to be the largest that works, and what became of those tried."""
+    """`count` values, the one that is expected to be the largest that works, and what became of those tried.
+
+    `guessed_at` is how many were tried when the guess was made, `guesses` how often it was made.
+    """
 
     count: int
     guess: int
     tried: tuple[tuple[int, bool], ...] = ()
+    guessed_at: int = 0
+    guesses: int = 1
 
-    def told(self, index: int, works: bool) -> Search:
-        """Return the search with one more outcome."""
-        return Search(count=self.count, guess=self.guess, tried=(*self.tried, (index, works)))
+    def told(self, index: int, works: bool, *, guess: int | None = None) -> Search:
+        """Return the search with one more outcome, and with what is expected now that more was measured."""
+        told = replace(self, tried=(*self.tried, (index, works)))
+        low, high = told.bounds
+        if guess is None or self.guesses >= _MOST_GUESSES or not max(low, 0) <= guess < high:
+            return told  # no better than what is known already
+        return replace(told, guess=guess, guessed_at=len(told.tried), guesses=self.guesses + 1)
 
     @property
     def best(self) -> int | None:
@@ -44,24 +55,25 @@ class Search:
     def next(self) -> int | None:
         """Return which value to try, None where nothing is left to be found.
 
-        First the guess, then ever further from it until one that works and one that does not are known, then the
-        middle between these. So a good guess takes two loads, and a bad one about one and a half times as many as
-        halving the whole range would.
+        A new guess comes first. Without one ever further from the last, until one that works and one that does not
+        are known; then the middle between these. So a good guess takes two loads, and where all of them are bad it
+        takes about one and a half times as many as halving the whole range would.
         """
         low, high = self.bounds
         if low + 1 >= high:
             return None
-        if not self.tried:
-            return min(max(self.guess, 0), self.count - 1)
+        since = len(self.tried) - self.guessed_at
+        if not since:
+            return min(max(self.guess, low + 1), high - 1)
         if high == self.count:
-            return min(low + _further(sum(works for _, works in self.tried)), self.count - 1)
+            return min(low + _further(since), self.count - 1)
         if low == -1:
-            return max(high - _further(len(self.tried)), 0)
+            return max(high - _further(since), 0)
         return (low + high) // 2
 
 
-def _further(tried: int) -> int:
-    return 1 << _WIDER_BITS * (tried - 1)
+def _further(since: int) -> int:
+    return 1 << _WIDER_BITS * (since - 1)
 
 
 def grid(least: int, most: int, step: int) -> tuple[int, ...]:

@@ -107,10 +107,10 @@ def _plot(pen: Pen, task: Task, steps: Sequence[Step]) -> list[str]:
     fastest = max((step.rate or 0.0 for step in shown), default=0.0)
     title = _TITLES[task.what]
     left = max(cells(title), *(len(str(step.value)) for step in shown))
-    figures = (max(len(_rate(step.rate)) for step in shown), max(len(_memory(step)) for step in shown))
+    figures = (max(len(_rate(step.rate)) for step in shown), max(len(_memory(task, step)) for step in shown))
     room = min(pen.width, _WIDEST) - 1 - left - sum(figures) - 6
     bar = max(min(room // 2, _WIDEST_BAR), 0)
-    most = total or max((_size(step) or 0 for step in shown), default=0)
+    most = total or max((_size(task, step) or 0 for step in shown), default=0)
     head = (
         *pad(pen.text(title, "dim"), left, right=True),
         *pen.text("  "),
@@ -120,7 +120,7 @@ def _plot(pen: Pen, task: Task, steps: Sequence[Step]) -> list[str]:
     )
     lines = [pen.line((*pen.text(" "), *head))]
     for step in shown:
-        size = _size(step)
+        size = _size(task, step)
         line = (
             *pen.text(" "),
             *pad(pen.text(str(step.value), "strong"), left, right=True),
@@ -131,7 +131,7 @@ def _plot(pen: Pen, task: Task, steps: Sequence[Step]) -> list[str]:
             *pen.text("  "),
             *_bar(pen, (size or 0) / most if most else 0.0, bar, known=size is not None),
             *pen.text(" "),
-            *pen.text(_memory(step)),
+            *pen.text(_memory(task, step)),
         )
         lines.append(pen.line(line))
     return lines
@@ -141,15 +141,15 @@ def _bar(pen: Pen, fraction: float, width: int, *, known: bool) -> Spans:
     return pen.bar(fraction, width) if known else pen.text(" " * width)
 
 
-def _size(step: Step) -> int | None:
-    return step.host_buffers_bytes if step.memory_used_bytes is None else step.memory_used_bytes
+def _size(task: Task, step: Step) -> int | None:
+    return step.memory_used_bytes if task.cards else step.host_buffers_bytes
 
 
-def _memory(step: Step) -> str:
-    if step.memory_used_bytes is None and step.layers_total is not None:
+def _memory(task: Task, step: Step) -> str:
+    size = _size(task, step)
+    if size is None or not step.works:
         return _OUTCOMES[step.outcome][0]
-    size = _size(step)
-    return _OUTCOMES[step.outcome][0] if size is None else format_size(size)
+    return format_size(size)
 
 
 # What was found
@@ -205,16 +205,17 @@ def summary(tuned: Tuned) -> list[str]:
     version = "" if task.ollama_version is None else f", ollama {task.ollama_version}"
     lines = [f"ollamux tune, {tuned.time[:10]}: {task.model} on {task.instance} ({cards}){version}"]
     lines.append(f"{_KEYS[task.what]} {best.value} is the largest that works, in {tuned.loads} loads: {_limit(tuned)}")
-    measured = [
-        f"context of {best.value if task.what is What.CONTEXT else task.context}, filled in {task.parallel} slots"
-    ]
+    slots = best.value if task.what is What.PARALLEL else task.parallel
+    filled = f"context of {best.value if task.what is What.CONTEXT else task.context}, filled"
+    measured = [filled if slots == 1 else f"{filled} in {slots} slots at once"]
     if best.layers_offloaded is not None:
         measured.append(f"{best.layers_offloaded} of {best.layers_total} layers on the card")
     if best.memory_used_bytes is not None and best.memory_free_bytes is not None:
         measured.append(f"{format_size(best.memory_used_bytes)} used, {format_size(best.memory_free_bytes)} free")
     if best.rate is not None:
         measured.append(f"{_rate(best.prompt_rate)} prompt tokens/s, {_rate(best.rate)} tokens/s")
-    return [*lines, f"measured: {', '.join(measured)}"]
+    half = (len(measured) + 1) // 2
+    return [*lines, f"measured: {', '.join(measured[:half])},", f"{', '.join(measured[half:])}"]
 
 
 def progress(pen: Pen, task: Task, steps: Sequence[Step], doing: str, frame: int, value: int | None) -> list[str]:

@@ -45,6 +45,30 @@ def test_a_good_guess_takes_two_loads_and_a_near_one_few(count: int, data: st.Da
     assert len(search.tried) <= (2 if away == 0 else 1.5 * math.log2(away) + 5)
 
 
+@given(COUNTS, st.data())
+def test_a_guess_that_measurements_set_right_takes_few_loads(count: int, data: st.DataObject) -> None:
+    truth, guess = data.draw(st.integers(0, count - 1)), data.draw(st.integers(0, count - 1))
+    search = Search(count=count, guess=guess)
+    while (index := search.next) is not None:
+        search = search.told(index, index <= truth, guess=truth)
+
+    assert search.best == truth
+    assert len(search.tried) <= 4
+
+
+@given(COUNTS, st.data())
+def test_guesses_that_lie_cost_only_so_many_loads_more(count: int, data: st.DataObject) -> None:
+    truth = data.draw(st.integers(-1, count - 1))
+    lies = iter(data.draw(st.lists(st.none() | st.integers(-5, 5005), min_size=60, max_size=60)))
+    search = Search(count=count, guess=next(lies) or 0)
+    while (index := search.next) is not None:
+        assert index not in dict(search.tried)
+        search = search.told(index, index <= truth, guess=next(lies))
+
+    assert search.best == (None if truth < 0 else truth)
+    assert len(search.tried) <= 1.5 * math.log2(count) + 14
+
+
 @given(COUNTS, st.integers(0, 5000), st.lists(st.booleans(), min_size=40, max_size=40))
 def test_what_is_not_monotone_or_changes_its_mind_ends_too(count: int, guess: int, outcomes: list[bool]) -> None:
     left = iter(outcomes)
