@@ -15,21 +15,21 @@ from typing import Any, NoReturn
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.models import model_name
-from ollamux.cli.target import question
 from ollamux.cli.tune_create import create
+from ollamux.cli.tune_instance import Instance, look
 from ollamux.cli.tune_lease import Lease, borrow
 from ollamux.cli.tune_step import Kit, measure, options_of
-from ollamux.cli.tune_task import Wanted, instance_of, read_cards, task_of, uuids_of
+from ollamux.cli.tune_task import Wanted, model_to_tune, read_cards, task_of
 from ollamux.cli.tune_trial import Place
 from ollamux.cli.words import seconds
-from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedError, UsageError
+from ollamux.domain.errors import Exit, OllamuxError, RefusedError, UsageError
 from ollamux.domain.text import safe_text
 from ollamux.domain.tune import Search, Tuned, What, as_json
+from ollamux.ollama.needs import Model
 from ollamux.ollama.store import find_manifest
 from ollamux.ollama.trial import modelfile
 from ollamux.render.pen import Pen
 from ollamux.render.tune import draw_tuned, progress, summary
-from ollamux.supervisor.selecting import unknown_instance
 from ollamux.system.clock import monotonic, rfc3339, wall
 from ollamux.system.files import private_dir, write_atomic
 from ollamux.system.places import state_dir
@@ -76,19 +76,6 @@ def _check(words: Words) -> None:
         raise UsageError("--modelfile - and -o json would both be printed", hint="the JSON has the Modelfile in it")
 
 
-def _named(words: Words) -> str:
-    """Return the instance that is named, or the only one there is."""
-    status = question({"cmd": "status"}, simulated=words.simulated)[0]["status"]
-    names = [instance["name"] for instance in status["instances"]]
-    if words.on is None and len(names) == 1:
-        return str(names[0])
-    if words.on is None:
-        raise UsageError("--on: no instance is named", hint=f"there are: {', '.join(names)}")
-    if words.on not in names:
-        raise unknown_instance(words.on, names)
-    return words.on
-
-
 class _Tune:
     """One tune, from the first question to the last word."""
 
@@ -102,16 +89,21 @@ class _Tune:
         self._tuned: Tuned | None = None
 
     def run(self) -> int:
+        before = look(self._words.on, simulated=self._words.simulated)
+        what = None if self._words.maximise is None else What(self._words.maximise)
+        wanted = Wanted(model=self._model, instance=before.name, what=what, context=self._words.context)
+        model = model_to_tune(wanted, before.store, has_cards=before.has_cards)
+        self._must_be_free(before.store)
         lease, error = None, None
         try:
             lease = borrow(
                 self._model,
-                _named(self._words),
+                before.name,
                 timeout_s=self._timeout_s,
                 simulated=self._words.simulated,
                 tick=self._screen.tick,
             )
-            self._search(lease)
+            self._search(self._prepare(lease, before, wanted, model), before)
         except (OllamuxError, KeyboardInterrupt) as found:
             error = found
         except BaseException:
@@ -122,14 +114,35 @@ class _Tune:
         self._screen.clear()
         return self._end(error)
 
-    def _search(self, lease: Lease) -> None:
-        kit = self._prepare(lease)
+    def _must_be_free(self, store: str) -> None:
+        """A name that is taken is told before the search, not after it."""
+        if self._name is None or self._words.force:
+            return
+        if find_manifest(Path(store), self._name) is not None:
+            raise RefusedError(f"there is a model {self._name} already", hint="--force replaces it")
+
+    def _prepare(self, lease: Lease, before: Instance, wanted: Wanted, model: Model) -> Kit:
+        loan, which = lease.view()["tuning"], lease.simulated
+        task, self._expected = task_of(
+            wanted,
+            model,
+            headroom=loan["headroom_bytes"],
+            version=before.version,
+            env=before.env,
+            gpus=read_cards(before.uuids, simulated=which),
+        )
+        self._tuned = self._screen.tuned = Tuned(
+            version=__version__, time=rfc3339(wall()), simulated=which, task=task, steps=(), complete=False
+        )
+        place = Place(loan["program"], {**before.env, **loan["marks"]}, before.host, _log(lease.name, which))
+        return Kit(task=task, place=place, lease=lease, timeout_s=self._timeout_s, tick=self._screen.tick)
+
+    def _search(self, kit: Kit, before: Instance) -> None:
         task = kit.task
         search = Search(count=len(task.values), guess=task.guess)
         while (index := search.next) is not None:
-            value = task.values[index]
-            self._screen.value = value
-            step = measure(kit, value)
+            self._screen.value = task.values[index]
+            step = measure(kit, task.values[index])
             self._put(steps=(*self._so_far.steps, step))
             search = search.told(index, step.works, guess=self._expected.guess_after(self._so_far.steps))
         self._screen.value = None
@@ -141,42 +154,18 @@ class _Tune:
         self._put(modelfile=modelfile(task.model, parameters, summary(self._so_far)))
         if self._name is not None:
             self._screen.value = best.value
-            create(kit, self._name, parameters, instance_of(self._status, lease.name), self._timeout_s)
-            step = measure(kit, best.value, created=self._name)
-            self._put(steps=(*self._so_far.steps, step), created=self._name)
-            if not step.works:
-                why = f"{self._name} is created, but as it is it does not work: {step.reason}"
-                raise OllamuxError(why, exit_code=Exit.DEGRADED)
+            self._create(kit, self._name, parameters, (before.host, before.port))
 
-    def _prepare(self, lease: Lease) -> Kit:
-        words, name, view = self._words, lease.name, lease.view()
-        self._must_be_free(view)
-        reply, which = question({"cmd": "status"}, simulated=lease.simulated)
-        self._status = reply["status"]
-        env = question({"cmd": "env", "name": name}, simulated=lease.simulated)[0]["env"]
-        wanted = Wanted(
-            model=self._model,
-            instance=name,
-            what=None if words.maximise is None else What(words.maximise),
-            context=words.context,
-            simulated=which,
-        )
-        gpus = read_cards(uuids_of(self._status, name), simulated=which)
-        task, self._expected = task_of(wanted, view, self._status, env, gpus)
-        self._tuned = Tuned(
-            version=__version__, time=rfc3339(wall()), simulated=which, task=task, steps=(), complete=False
-        )
-        self._screen.tuned = self._tuned
-        host = instance_of(self._status, name)["host"]
-        place = Place(view["tuning"]["program"], {**env, **view["tuning"]["marks"]}, host, _log(name, which))
-        return Kit(task=task, place=place, lease=lease, timeout_s=self._timeout_s, tick=self._screen.tick)
-
-    def _must_be_free(self, view: dict[str, Any]) -> None:
-        """A name that is taken is told before the search, not after it."""
-        if self._name is None or self._words.force:
-            return
-        if find_manifest(Path(view["store"]), self._name) is not None:
-            raise RefusedError(f"there is a model {self._name} already", hint="--force replaces it")
+    def _create(self, kit: Kit, name: str, parameters: dict[str, int], address: tuple[str, int]) -> None:
+        """Create the model, and see that it works as it is."""
+        best = self._so_far.best
+        assert best is not None  # noqa: S101 - nothing is created of nothing
+        create(kit, name, parameters, address, self._timeout_s)
+        step = measure(kit, best.value, created=name)
+        self._put(steps=(*self._so_far.steps, step), created=name)
+        if not step.works:
+            why = f"{name} is created, but as it is it does not work: {step.reason}"
+            raise OllamuxError(why, exit_code=Exit.DEGRADED)
 
     @property
     def _so_far(self) -> Tuned:
@@ -194,7 +183,7 @@ class _Tune:
             back, missing = lease.give_back(self._screen.tick)
         except KeyboardInterrupt:  # a second time: the supervisor does it without us
             back, missing = (), lease.before
-        if self._tuned is not None:
+        if self._tuned is not None and self._tuned.steps:
             self._put(restored=back, not_restored=missing)
         elif missing:
             screen.say(_left(missing), fd=2)
@@ -202,8 +191,8 @@ class _Tune:
     # -- the last word
 
     def _end(self, error: OllamuxError | KeyboardInterrupt | None) -> int:
-        if self._tuned is None:
-            raise error or NotFoundError("nothing was tuned")
+        if error is not None and (self._tuned is None or not self._tuned.steps):
+            raise error
         why = None if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else error.message
         self._put(why=why)
         self._write_modelfile()
@@ -222,6 +211,7 @@ class _Tune:
                 write_atomic(str(path), text.encode(), mode=0o644)
             except OSError as problem:
                 screen.say(f"{safe_text(str(path))} could not be written: {problem.strerror}\n", fd=2)
+                screen.say(text)
 
     def _print(self) -> None:
         tuned, words = self._so_far, self._words

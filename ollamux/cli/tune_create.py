@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ollamux.cli.tune_step import Kit
 from ollamux.cli.tune_trial import Ask, ask_once
@@ -16,11 +15,11 @@ from ollamux.supervisor.http import probe_host
 CREATE = "/api/create"
 
 
-def create(kit: Kit, name: str, parameters: Mapping[str, int], instance: dict[str, Any], timeout_s: float) -> None:
+def create(kit: Kit, name: str, parameters: Mapping[str, int], address: tuple[str, int], timeout_s: float) -> None:
     """Create a model from the tuned one: the weights are shared. Raises OllamuxError."""
-    address = probe_host(instance["host"]), int(instance["port"])
     ask = Ask(CREATE, create_body(name, kit.task.model, parameters))
-    answer = ask_once(kit.lease, address, ask, timeout_s, lambda: kit.tick(f"creating {safe_text(name)}"))
+    where = (probe_host(address[0]), address[1])
+    answer = ask_once(kit.lease, where, ask, timeout_s, lambda: kit.tick(f"creating {safe_text(name)}"))
     if answer.status != 200 or b'"success"' not in answer.body:
         why = answer.error or error_of(answer.status, answer.body)
         raise OllamuxError(f"{safe_text(name)} could not be created: {why}", exit_code=Exit.DEGRADED)

@@ -31,6 +31,7 @@ class Lease:
         self._received = b""
         self._ended: OllamuxError | None = None
         self.name = name
+        self.key = os.urandom(8).hex()
         self.simulated = simulated
         self.before: tuple[str, ...] = ()
 
@@ -98,7 +99,11 @@ class Lease:
             except OllamuxError:
                 return (), self.before
             tuning = view["tuning"]
-            if tuning is None or (tuning["state"] == "ending" and view["phase"] not in ("READY", "STARTING")):
+            if (
+                tuning is None
+                or tuning["key"] != self.key
+                or (tuning["state"] == "ending" and view["phase"] not in ("READY", "STARTING"))
+            ):
                 loaded = {model["name"] for model in view["loaded"]}
                 back = tuple(name for name in self.before if name in loaded)
                 return back, tuple(name for name in self.before if name not in loaded)
@@ -112,7 +117,7 @@ def borrow(model: str, name: str, *, timeout_s: float, simulated: bool, tick: Ti
     connection, which = reach(simulated)
     lease = Lease(connection, name, simulated=which)
     try:
-        request = {"v": PROTOCOL, "cmd": "tune", "model": model, "on": name, "timeout": timeout_s}
+        request = {"v": PROTOCOL, "cmd": "tune", "model": model, "on": name, "key": lease.key, "timeout": timeout_s}
         connection.sendall(json.dumps(request).encode() + b"\n")
         while True:
             lease.look()
@@ -123,7 +128,7 @@ def borrow(model: str, name: str, *, timeout_s: float, simulated: bool, tick: Ti
             except RefusedError:
                 lease.look()
                 tuning = None  # the answer that there is no such instance is on its way
-            if tuning is not None:
+            if tuning is not None and tuning["key"] == lease.key:
                 lease.before = tuple(row["name"] for row in tuning["before"])
                 if tuning["state"] == "ready":
                     return lease

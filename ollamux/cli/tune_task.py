@@ -9,7 +9,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ollamux.cli.plan import MARGIN_BYTES
 from ollamux.domain.errors import NotFoundError, RefusedError, UsageError
@@ -17,7 +16,7 @@ from ollamux.domain.text import safe_text
 from ollamux.domain.tune import Card, Outcome, Step, Task, What, grid, largest
 from ollamux.gpu.model import Gpu
 from ollamux.ollama.estimate import OVERHEAD_BYTES
-from ollamux.ollama.memory import Wish, parallel_of
+from ollamux.ollama.memory import Wish
 from ollamux.ollama.needs import Model, read_model
 from ollamux.ollama.version import Era, era_of, parse_version
 from ollamux.system.places import state_dir
@@ -38,7 +37,6 @@ class Wanted:
     instance: str
     what: What | None
     context: int | None
-    simulated: bool
 
 
 def read_cards(uuids: Sequence[str], *, simulated: bool) -> list[Gpu]:
@@ -56,20 +54,6 @@ def read_cards(uuids: Sequence[str], *, simulated: bool) -> list[Gpu]:
         why = f": {inventory.error}" if inventory.error else ""
         raise NotFoundError(f"the memory of {missing[0]} cannot be read{why}")
     return [known[uuid] for uuid in uuids]
-
-
-def uuids_of(status: dict[str, Any], name: str) -> tuple[str, ...]:
-    """Return the cards that an instance uses; one that is not pinned has all there are."""
-    instance = instance_of(status, name)
-    if instance["pinning"] == "cpu":
-        return ()
-    return tuple(instance["gpus"]) or tuple(gpu["uuid"] for gpu in status["gpus"] if gpu["memory_total_bytes"])
-
-
-def instance_of(status: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return an instance as the supervisor sees it."""
-    found: dict[str, Any] = next(one for one in status["instances"] if one["name"] == name)
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,21 +107,36 @@ class Expected:
         return _need(self.model, wish, on_card=self.on_card)
 
 
-def task_of(
-    wanted: Wanted, view: dict[str, Any], status: dict[str, Any], env: Mapping[str, str], gpus: Sequence[Gpu]
-) -> tuple[Task, Expected]:
-    """Put together what to search, and what is expected. Raises OllamuxError where that cannot be tuned."""
-    model = read_model(Path(view["store"]), wanted.model)
+def model_to_tune(wanted: Wanted, store: str, *, has_cards: bool) -> Model:
+    """Read the model. Raises OllamuxError where it cannot be tuned, or not like that: before anything is unloaded."""
+    if wanted.what is What.LAYERS and not has_cards:
+        raise RefusedError(f"{wanted.instance} computes on the CPU: it has no card to put layers on")
+    if wanted.what in (None, What.CONTEXT) and wanted.context is not None and wanted.context < CONTEXT_STEP:
+        raise UsageError(f"--ctx: {wanted.context} is less than {CONTEXT_STEP}, with which the search begins")
+    model = read_model(Path(store), wanted.model)
     if model.shape.family.is_embedding:
         raise RefusedError(f"{safe_text(wanted.model)} only embeds: it generates nothing that could be measured")
-    version = instance_of(status, wanted.instance)["ollama_version"]
+    if wanted.what is What.PARALLEL and model.shape.family.single:
+        raise RefusedError(f"ollama runs {safe_text(wanted.model)} with one sequence at a time, whatever is set")
+    return model
+
+
+def task_of(
+    wanted: Wanted,
+    model: Model,
+    *,
+    headroom: int | None,
+    version: str | None,
+    env: Mapping[str, str],
+    gpus: Sequence[Gpu],
+) -> tuple[Task, Expected]:
+    """Put together what to search, and what is expected. Raises CacheTypeError."""
     wish = model.wish(_usual(env, version), context=wanted.context)
     found = model.estimate(wish)
-    headroom = view["tuning"]["headroom_bytes"]
     kept = MARGIN_BYTES if headroom is None else headroom
     room = _room(gpus, kept)
     what = wanted.what or _what_is_in_doubt(model, wish, room, on_card=bool(gpus))
-    values = _values(what, model, wish, wanted, gpus)
+    values = _values(what, model, wish, wanted)
     expected = Expected(
         model=model,
         wish=wish,
@@ -208,19 +207,13 @@ def _host_memory() -> int:
     return int(found.split()[1]) * 1024
 
 
-def _values(what: What, model: Model, wish: Wish, wanted: Wanted, gpus: Sequence[Gpu]) -> tuple[int, ...]:
+def _values(what: What, model: Model, wish: Wish, wanted: Wanted) -> tuple[int, ...]:
     if what is What.LAYERS:
-        if not gpus:
-            raise RefusedError(f"{wanted.instance} computes on the CPU: it has no card to put layers on")
         return grid(1, len(model.estimate(wish).layers), 1)
     if what is What.PARALLEL:
-        if parallel_of(model.shape, replace(wish, parallel=2)) == 1:
-            raise RefusedError(f"ollama runs {safe_text(wanted.model)} with one sequence at a time, whatever is set")
         return grid(1, _MOST_SLOTS, 1)
     trained = model.shape.trained_context or _LARGEST_CONTEXT
     most = min(trained, wanted.context or trained)
-    if wanted.context is not None and wanted.context < CONTEXT_STEP:
-        raise UsageError(f"--ctx: {wanted.context} is less than {CONTEXT_STEP}, with which the search begins")
     return grid(min(CONTEXT_STEP, most), most, CONTEXT_STEP)
 
 

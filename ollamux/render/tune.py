@@ -157,7 +157,7 @@ def _memory(task: Task, step: Step) -> str:
 
 def _conclusion(pen: Pen, tuned: Tuned) -> list[str]:
     task, best = tuned.task, tuned.best
-    loads = f"{tuned.loads} load{'' if tuned.loads == 1 else 's'}, {format_duration(tuned.seconds)}"
+    loads = f"{_loads(tuned)}, {format_duration(tuned.seconds)}"
     key = _KEYS[task.what]
     if not tuned.complete:
         so_far = (
@@ -172,6 +172,10 @@ def _conclusion(pen: Pen, tuned: Tuned) -> list[str]:
     if tuned.created is not None:
         lines += _hanging(pen, f"{tuned.created} is created with it, and was loaded and asked as it is.", "good")
     return lines
+
+
+def _loads(tuned: Tuned) -> str:
+    return f"{tuned.loads} load{'' if tuned.loads == 1 else 's'}"
 
 
 def _limit(tuned: Tuned) -> str:
@@ -204,7 +208,7 @@ def summary(tuned: Tuned) -> list[str]:
     cards = ", ".join(words.gpu_name(card.name) for card in task.cards) or "the CPU"
     version = "" if task.ollama_version is None else f", ollama {task.ollama_version}"
     lines = [f"ollamux tune, {tuned.time[:10]}: {task.model} on {task.instance} ({cards}){version}"]
-    lines.append(f"{_KEYS[task.what]} {best.value} is the largest that works, in {tuned.loads} loads: {_limit(tuned)}")
+    lines.append(f"{_KEYS[task.what]} {best.value} is the largest that works, in {_loads(tuned)}: {_limit(tuned)}")
     slots = best.value if task.what is What.PARALLEL else task.parallel
     filled = f"context of {best.value if task.what is What.CONTEXT else task.context}, filled"
     measured = [filled if slots == 1 else f"{filled} in {slots} slots at once"]

@@ -53,7 +53,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "pin": _ONE | {"num_ctx"},
     "unpin": frozenset({"model", "on"}),
     "pull": frozenset({"models", "on"}),
-    "tune": frozenset({"model", "on", "timeout"}),
+    "tune": frozenset({"model", "on", "key", "timeout"}),
 }
 
 

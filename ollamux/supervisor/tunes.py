@@ -45,10 +45,11 @@ UNLOADING, READY, ENDING, RESTORING, RESTORED = "unloading", "ready", "ending", 
 
 
 class Tune:
-    """One loan. `before` is what was loaded and is to be loaded again."""
+    """One loan. `before` is what was loaded and is to be loaded again; by its `key` the borrower knows it as his."""
 
-    def __init__(self, client: Client, model: str, *, program: str, before: tuple[PinSpec, ...]) -> None:
+    def __init__(self, client: Client, model: str, *, key: str, program: str, before: tuple[PinSpec, ...]) -> None:
         self.client = client
+        self.key = key
         self.model = model
         self.program = program
         self.before = before
@@ -69,6 +70,7 @@ class Tune:
     def as_json(self, unit: Unit) -> dict[str, Any]:
         """Return it for the wire."""
         return {
+            "key": self.key,
             "model": self.model,
             "state": self.state,
             "seconds": round(monotonic() - self.began, 1),
@@ -117,9 +119,11 @@ class Tunes:
         if unit.loads:
             loading = safe_text(unit.loads[0].pin.name)
             raise RefusedError(f"{unit.name} is loading {loading}", hint="try again once it is loaded")
-        timeout_s, handed = timeout_of(request), request.get("before")
+        timeout_s, handed, key = timeout_of(request), request.get("before"), request.get("key")
+        if not isinstance(key, str):
+            raise UsageError("the key must be a text")
         before = () if handed is None else tuple(_pin_from(row) for row in handed)
-        unit.tune = tune = Tune(client, name, program=self._program(unit), before=before)
+        unit.tune = tune = Tune(client, name, key=key, program=self._program(unit), before=before)
         client.on_gone = partial(self._end, unit, tune, None)
         self._keep(tune, request)
         if handed is None:
