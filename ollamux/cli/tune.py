@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from ollamux import __version__
 from ollamux.cli import screen
 from ollamux.cli.models import model_name
-from ollamux.cli.tune_create import create
+from ollamux.cli.tune_create import create, load_again
 from ollamux.cli.tune_instance import Instance, look
 from ollamux.cli.tune_lease import Lease, borrow
 from ollamux.cli.tune_step import Kit, measure, options_of
@@ -87,6 +87,8 @@ class _Tune:
         self._began = monotonic()
         self._screen = _Screen(live=screen.is_drawable(os.environ))
         self._tuned: Tuned | None = None
+        self._back: tuple[str, ...] = ()
+        self._missing: tuple[str, ...] = ()
 
     def run(self) -> int:
         before = look(self._words.on, simulated=self._words.simulated)
@@ -110,7 +112,7 @@ class _Tune:
             if lease is not None:
                 lease.close()
             raise
-        self._give_back(lease)
+        self._give_back(lease, (before.host, before.port))
         self._screen.clear()
         return self._end(error)
 
@@ -175,34 +177,32 @@ class _Tune:
     def _put(self, **changed: Any) -> None:
         self._tuned = self._screen.tuned = replace(self._so_far, **changed, seconds=monotonic() - self._began)
 
-    def _give_back(self, lease: Lease | None) -> None:
+    def _give_back(self, lease: Lease | None, address: tuple[str, int]) -> None:
+        """Give the instance back, and see what it had loaded be loaded again: by ourselves, where nobody else does."""
         if lease is None:
             return
         self._screen.value = None
         try:
-            back, missing = lease.give_back(self._screen.tick)
-        except KeyboardInterrupt:  # a second time: the supervisor does it without us
-            back, missing = (), lease.before
-        if self._tuned is not None and self._tuned.steps:
-            self._put(restored=back, not_restored=missing)
-        elif missing:
-            screen.say(_left(missing), fd=2)
+            found = lease.give_back(self._screen.tick)
+            self._back, self._missing = found or load_again(lease, address, self._screen.tick)
+        except KeyboardInterrupt:  # a second time: the supervisor goes on without us
+            self._missing = lease.names
+        if self._tuned is not None:
+            self._put(restored=self._back, not_restored=self._missing)
 
     # -- the last word
 
     def _end(self, error: OllamuxError | KeyboardInterrupt | None) -> int:
-        if error is not None and (self._tuned is None or not self._tuned.steps):
-            raise error
-        why = None if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else error.message
-        self._put(why=why)
-        self._write_modelfile()
-        self._print()
-        tuned = self._so_far
-        if self._words.output == "table" and (error is not None or tuned.not_restored):
-            self._say_what_is_back()
+        if self._tuned is not None and (error is None or self._tuned.steps):
+            why = None if error is None else "interrupted" if isinstance(error, KeyboardInterrupt) else error.message
+            self._put(why=why)
+            self._write_modelfile()
+            self._print()
+        if self._words.output == "table" and (error is not None or self._missing):
+            self._say_what_is_back(isinstance(error, KeyboardInterrupt))
         if error is not None:
             raise error
-        return int(Exit.OK if tuned.best is not None else Exit.DEGRADED)
+        return int(Exit.OK if self._so_far.best is not None else Exit.DEGRADED)
 
     def _write_modelfile(self) -> None:
         text, path = self._so_far.modelfile, self._words.modelfile
@@ -224,16 +224,15 @@ class _Tune:
             if tuned.modelfile is not None and words.modelfile is None:
                 screen.say(f"\n{tuned.modelfile}")
 
-    def _say_what_is_back(self) -> None:
-        tuned = self._so_far
-        if tuned.restored:
-            screen.say(f"loaded again: {', '.join(map(safe_text, tuned.restored))}\n", fd=2)
-        if tuned.not_restored:
-            screen.say(_left(tuned.not_restored), fd=2)
-
-
-def _left(missing: tuple[str, ...]) -> str:
-    return f"not loaded again yet: {', '.join(map(safe_text, missing))}; ollamux models ls shows how it goes\n"
+    def _say_what_is_back(self, interrupted: bool) -> None:
+        said = ["interrupted"] if interrupted else []
+        if self._back:
+            said.append(f"loaded again: {', '.join(map(safe_text, self._back))}")
+        if self._missing:
+            missing = ", ".join(map(safe_text, self._missing))
+            said.append(f"not loaded again yet: {missing} (ollamux models ls shows how it goes)")
+        if said:
+            screen.say("; ".join(said) + "\n", fd=2)
 
 
 def _log(name: str, simulated: bool) -> str:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ollamux.cli.target import question, reach
 from ollamux.domain.errors import NotRunningError, OllamuxError, RefusedError, TimedOutError
+from ollamux.domain.spec import PinSpec
 from ollamux.domain.text import safe_text
 from ollamux.protocol.client import PROTOCOL, understood
+from ollamux.supervisor.tunes import pin_from
 from ollamux.system.clock import monotonic
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ class Lease:
         self.name = name
         self.key = os.urandom(8).hex()
         self.simulated = simulated
-        self.before: tuple[str, ...] = ()
+        self.before: tuple[PinSpec, ...] = ()
 
     def fileno(self) -> int:
         """Return the descriptor that is readable once the loan has ended."""
@@ -87,8 +89,16 @@ class Lease:
         """End the loan, and do not wait for what comes of it."""
         self._connection.close()
 
-    def give_back(self, tick: Tick) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """End the loan; return which models are loaded again, and which are not, once that is clear."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return what was loaded on it."""
+        return tuple(pin.name for pin in self.before)
+
+    def give_back(self, tick: Tick) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+        """End the loan; return which models are loaded again, and which are not, once that is clear.
+
+        None where there is no supervisor any more that would see to it.
+        """
         self.close()
         if not self.before:
             return (), ()
@@ -96,8 +106,10 @@ class Lease:
         while monotonic() < until:
             try:
                 view = self.view()
+            except TimedOutError:
+                continue
             except OllamuxError:
-                return (), self.before
+                return None
             tuning = view["tuning"]
             if (
                 tuning is None
@@ -105,11 +117,11 @@ class Lease:
                 or (tuning["state"] == "ending" and view["phase"] not in ("READY", "STARTING"))
             ):
                 loaded = {model["name"] for model in view["loaded"]}
-                back = tuple(name for name in self.before if name in loaded)
-                return back, tuple(name for name in self.before if name not in loaded)
+                back = tuple(name for name in self.names if name in loaded)
+                return back, tuple(name for name in self.names if name not in loaded)
             tick(f"loading again: {', '.join(safe_text(name) for name in tuning['left'])}")
             select.select([], [], [], LOOK_S)
-        return (), self.before
+        return (), self.names
 
 
 def borrow(model: str, name: str, *, timeout_s: float, simulated: bool, tick: Tick) -> Lease:
@@ -129,7 +141,7 @@ def borrow(model: str, name: str, *, timeout_s: float, simulated: bool, tick: Ti
                 lease.look()
                 tuning = None  # the answer that there is no such instance is on its way
             if tuning is not None and tuning["key"] == lease.key:
-                lease.before = tuple(row["name"] for row in tuning["before"])
+                lease.before = tuple(pin_from(row) for row in tuning["before"])
                 if tuning["state"] == "ready":
                     return lease
                 tick(f"unloading what {name} has loaded")

@@ -201,6 +201,7 @@ def _wait_for_memory(kit: Kit) -> None:
             return
         kit.tick("waiting for the card's memory to come back")
         time.sleep(LOOK_S)
+    kit.lease.must_hold()  # where that is the reason it is the better one
     raise RefusedError(
         "the memory of the card does not come back: somebody else uses it, and beside that nothing can be measured",
         hint="ollamux status processes shows who",

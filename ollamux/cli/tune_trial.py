@@ -110,7 +110,7 @@ class Trial:
 class _Asking:
     """Questions under way, on a loop of their own."""
 
-    def __init__(self, lease: Lease, address: tuple[str, int], tick: Callable[[], None]) -> None:
+    def __init__(self, lease: Lease | None, address: tuple[str, int], tick: Callable[[], None]) -> None:
         self._errors: list[BaseException] = []
         self._loop = Loop(on_error=self._failed)
         self._lease, self._address, self._tick = lease, address, tick
@@ -118,7 +118,8 @@ class _Asking:
         self._requests: list[Request] = []
 
     def run(self, asks: Sequence[Ask], timeout_s: float) -> list[Answer]:
-        self._loop.watch(self._lease.fileno(), read=self._lease.look)
+        if self._lease is not None:
+            self._loop.watch(self._lease.fileno(), read=self._lease.look)
         try:
             for number, ask in enumerate(asks):
                 self._send(number, ask, max(timeout_s, 0.1), len(asks))
@@ -127,7 +128,8 @@ class _Asking:
         finally:
             for request in self._requests:
                 request.cancel()
-            self._loop.unwatch(self._lease.fileno())
+            if self._lease is not None:
+                self._loop.unwatch(self._lease.fileno())
             self._loop.close()
         if self._errors:
             raise self._errors[0]
@@ -151,9 +153,11 @@ class _Asking:
         self._loop.stop()
 
 
-def ask_once(lease: Lease, address: tuple[str, int], ask: Ask, timeout_s: float, tick: Callable[[], None]) -> Answer:
+def ask_once(
+    lease: Lease | None, address: tuple[str, int], ask: Ask, timeout_s: float, tick: Callable[[], None]
+) -> Answer:
     """Ask a server that is not ours one thing."""
-    return _Asking(lease, address, tick).run([ask], timeout_s)[0]
+    return _Asking(lease, (probe_host(address[0]), address[1]), tick).run([ask], timeout_s)[0]
 
 
 def _launcher() -> tuple[str, ...]:

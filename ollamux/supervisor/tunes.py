@@ -122,7 +122,7 @@ class Tunes:
         timeout_s, handed, key = timeout_of(request), request.get("before"), request.get("key")
         if not isinstance(key, str):
             raise UsageError("the key must be a text")
-        before = () if handed is None else tuple(_pin_from(row) for row in handed)
+        before = () if handed is None else tuple(pin_from(row) for row in handed)
         unit.tune = tune = Tune(client, name, key=key, program=self._program(unit), before=before)
         client.on_gone = partial(self._end, unit, tune, None)
         self._keep(tune, request)
@@ -299,5 +299,6 @@ def _as_json(pin: PinSpec) -> dict[str, Any]:
     return {"name": pin.name, "num_ctx": pin.num_ctx, "keep_alive_s": pin.keep_alive_s, "options": options}
 
 
-def _pin_from(row: dict[str, Any]) -> PinSpec:
+def pin_from(row: dict[str, Any]) -> PinSpec:
+    """Return a model that was loaded, and how, from the wire."""
     return PinSpec(**{**row, "options": LoadOptions(**row["options"])})

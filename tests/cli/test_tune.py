@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
-from cli_rig import Place, Terminal, is_plain_error, on_terminal, until
+from cli_rig import Place, is_plain_error, on_terminal, until
 from status_schema import FLAG, TIME, UUID, WHOLE, nullable, one_of, some, thing
 
 from ollamux.ollama.store import find_manifest
@@ -77,7 +79,7 @@ MARGIN = 1024 * MIB
 
 @pytest.fixture(scope="module")
 def box(shared_place: Place) -> Iterator[Place]:
-    shared_place.env["OLLAMUX_SIMULATION_SPEED"] = "20"
+    shared_place.env["OLLAMUX_SIMULATION_SPEED"] = "300"
     shared_place.simulate(2)
     yield shared_place
 
@@ -172,7 +174,7 @@ def test_where_everything_works_one_load_is_enough(box: Place) -> None:
 
 
 def test_where_nothing_works_it_says_so(place: Place) -> None:
-    place.env["OLLAMUX_SIMULATION_SPEED"] = "20"
+    place.env["OLLAMUX_SIMULATION_SPEED"] = "300"
     place.simulate(2)
     config = place.root / "cards.toml"
     config.write_text(
@@ -231,10 +233,11 @@ WRONG = (
 
 
 def test_wrong_words_are_told_before_anything_is_unloaded(box: Place) -> None:
+    before = events(box)
     for words, code, told in WRONG:
         result = box.run("tune", *words, "--simulated")
         assert result.code == code and told in result.err and is_plain_error(result.err), (words, result)
-    assert "is lent" not in "".join(event["reason"] or "" for event in events(box)[-len(WRONG) :])
+    assert events(box) == before
 
 
 def test_nothing_but_the_result_is_in_a_pipe_and_it_fits_a_narrow_screen(box: Place) -> None:
@@ -262,7 +265,12 @@ def loaded(place: Place, name: str) -> dict[str, Any]:
 
 def tried(place: Place) -> list[int]:
     """Return the processes of what is tried, by their mark."""
-    return [pid for pid in place.pids() if b"~tune\0" in Path(f"/proc/{pid}/environ").read_bytes()]
+    found = []
+    for pid in place.pids():
+        with contextlib.suppress(OSError):
+            if b"~tune\0" in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
+    return found
 
 
 def with_models(place: Place) -> None:
@@ -313,3 +321,120 @@ def test_M8_however_a_tune_ends_the_instance_is_as_it_was(slow_box: Place, numbe
 def _heard() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("word", ("stop", "restart", "down"))
+def test_M8_who_takes_the_instance_away_ends_the_tune_with_a_clear_word(slow_box: Place, word: str) -> None:
+    with_models(slow_box)
+    process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
+    in_the_middle(slow_box)
+
+    slow_box.ok(word, *(["gpu1"] if word != "down" else []), "--simulated", seconds=60)
+    out, err = process.communicate(timeout=60)
+
+    code = {"stop": 7, "restart": 6, "down": 7}[word]
+    assert process.returncode == code and "in the middle of the tune" in err, (out, err)
+    until(lambda: not tried(slow_box), "what was tried is gone")
+    if word == "restart":
+        until(lambda: is_whole(slow_box), "all is loaded again", seconds=60)
+
+
+def test_M8_an_instance_that_dies_in_the_middle_comes_back_with_its_models(slow_box: Place) -> None:
+    with_models(slow_box)
+    process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
+    in_the_middle(slow_box)
+    instance = next(one for one in slow_box.status("--simulated")["instances"] if one["name"] == "gpu1")
+
+    os.kill(instance["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 6 and "gpu1 is " in err and "in the middle of the tune" in err, (out, err)
+    until(lambda: is_whole(slow_box), "all is loaded again", seconds=60)
+    assert not tried(slow_box)
+
+
+def test_M8_a_supervisor_that_is_killed_ends_the_tune_and_nothing_of_it_is_left(slow_box: Place) -> None:
+    with_models(slow_box)
+    process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
+    in_the_middle(slow_box)
+
+    os.kill(slow_box.status("--simulated")["supervisor"]["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 3 and "the supervisor went away in the middle of the tune" in err, (out, err)
+    assert not tried(slow_box)
+    slow_box.ok("up", "--simulate", "2", "--config", str(slow_box.root / "cards.toml"), "-d")
+    until(lambda: is_whole(slow_box), "all is loaded again", seconds=60)
+
+
+def test_M8_both_killed_at_once_leave_nothing_that_the_next_supervisor_does_not_end(slow_box: Place) -> None:
+    with_models(slow_box)
+    process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
+    in_the_middle(slow_box)
+
+    os.kill(slow_box.status("--simulated")["supervisor"]["pid"], signal.SIGKILL)
+    process.kill()
+    process.communicate(timeout=60)
+    slow_box.ok("up", "--simulate", "2", "--config", str(slow_box.root / "cards.toml"), "-d")
+
+    until(lambda: not tried(slow_box), "what was tried is gone")
+    until(lambda: loaded(slow_box, "gpu1").get("qwen3:8b") == (4096, None), "what is pinned is back", seconds=60)
+
+
+def test_M8_an_upgrade_in_the_middle_of_a_tune_changes_nothing_of_it(slow_box: Place) -> None:
+    with_models(slow_box)
+    process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--ctx", "4096", "--simulated", "-o", "json")
+    in_the_middle(slow_box)
+
+    slow_box.ok("upgrade", "--simulated", seconds=60)
+    again = slow_box.run("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
+    assert again.code == 7 and "gpu1 is lent for tuning qwen3:8b" in again.err, again
+    out, err = process.communicate(timeout=120)
+
+    assert process.returncode == 0, (out, err)
+    found = json.loads(out)
+    assert found["result"] == 4096 and sorted(found["restored"]) == ["llama3.2:3b", "qwen3:8b"]
+    assert is_whole(slow_box)
+
+
+def test_while_an_instance_is_lent_it_is_seen_and_left_alone(slow_box: Place) -> None:
+    process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
+    in_the_middle(slow_box)
+
+    assert "└ is lent for tuning qwen3:8b" in slow_box.run("status", "--simulated").out
+    for words in (("tune", "llama3.2:3b", "--on", "gpu1"), ("models", "load", "llama3.2:3b", "--on", "gpu1")):
+        result = slow_box.run(*words, "--simulated")
+        assert result.code == 7 and "gpu1 is lent for tuning qwen3:8b" in result.err, result
+    assert slow_box.ok("models", "load", "llama3.2:3b", "--simulated").out.startswith("gpu0 ")
+    pinned = slow_box.ok("models", "pin", "llama3.2:3b", "--on", "gpu1", "--simulated")
+    assert "loaded once gpu1 is back from tuning" in pinned.out
+    assert loaded(slow_box, "gpu1") == {}
+    holders = [row for row in slow_box.status("--simulated")["processes"] if row["kind"] == "foreign"]
+    assert holders == [], "what is tried is no stranger"
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    until(lambda: list(loaded(slow_box, "gpu1")) == ["llama3.2:3b"], "the new pin is loaded", seconds=60)
+
+
+def test_a_client_that_loads_a_model_beside_it_ends_the_tune(slow_box: Place) -> None:
+    instance = next(one for one in slow_box.status("--simulated")["instances"] if one["name"] == "gpu1")
+    process = slow_box.popen("tune", "llama3.2:3b", "--on", "gpu1", "--ctx", "512", "--simulated")
+    in_the_middle(slow_box)
+
+    body = json.dumps({"model": "qwen3:8b"}).encode()
+    urllib.request.urlopen(f"{instance['url']}/api/generate", body, timeout=60).close()
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 7 and "a client has qwen3:8b loaded on gpu1" in err, (out, err)
+    assert list(loaded(slow_box, "gpu1")) == ["qwen3:8b"], "it is the client's"
+
+
+def test_a_terminal_shows_how_far_it_is_and_ctrl_c_what_was_found(slow_box: Place) -> None:
+    with on_terminal(slow_box, "tune", "qwen3:8b", "--on", "gpu1", "--simulated", columns=60) as terminal:
+        terminal.wait_for("num_ctx 40960: loading", 30)
+        terminal.wait_for("spills", 60)
+        terminal.forget()
+        terminal.type("\x03")
+        assert terminal.end() == 130
+        assert "Not finished: nothing has worked so far (1 load" in terminal.text
