@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,10 @@ from ollamux.domain.text import format_gib, safe_text
 from ollamux.domain.tune import Asked, Outcome
 from ollamux.ollama import events as ev
 from ollamux.ollama.loading import error_of
-from ollamux.ollama.log import LogReader
+from ollamux.ollama.log import LogReader, cite
 
-GENERATED = 32
+GENERATED = 24
+"""ollama breaks off without an end where a model says one token more than 30 times, as it may after such a prompt."""
 _SPARE = 16
 """So many tokens of a context are left alone, since a prompt cannot be made to the token."""
 _WORD = "water "
@@ -21,6 +23,8 @@ _SHORT = 24
 _LONG = 72
 _ENOUGH = 0.9
 _HANDFUL = 3
+_SIGNS = re.compile(rb"^.*(?:std::bad_alloc|Thread creation failed|Cannot allocate memory).*$", re.MULTILINE)
+"""How a runner dies that gets no memory beside its buffers; no line of a log that means anything else says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +60,15 @@ def account_of(log: bytes) -> Account:
         card_bytes=_sum([buffer for buffer in buffers if buffer.on_gpu]) if buffers else None,
         host_bytes=_sum([buffer for buffer in buffers if not buffer.on_gpu]) if buffers else None,
         cache_in_host=any(buffer.kind == "KV" and not buffer.on_gpu and buffer.size_bytes for buffer in buffers),
-        out_of_memory=next((event.line for event in found if isinstance(event, ev.OutOfMemory)), None),
+        out_of_memory=next((event.line for event in found if isinstance(event, ev.OutOfMemory)), _sign(log)),
         failed=next((event.reason for event in found if isinstance(event, ev.LoadFailed)), None),
         fatal=next((event.reason for event in found if isinstance(event, ev.Fatal)), None),
     )
+
+
+def _sign(log: bytes) -> str | None:
+    sign = _SIGNS.search(log)
+    return None if sign is None else cite(sign[0].decode("utf-8", "replace"))
 
 
 def _sum(buffers: Sequence[ev.BufferSize]) -> int:
