@@ -87,7 +87,7 @@ def box(shared_place: Place) -> Iterator[Place]:
 @pytest.fixture
 def slow_box(place: Place) -> Place:
     """Two cards where a load takes its time, so that something can happen in the middle of it."""
-    place.env["OLLAMUX_SIMULATION_SPEED"] = "0.3"
+    place.env["OLLAMUX_SIMULATION_SPEED"] = "0.7"
     place.simulate(2)
     return place
 
@@ -291,7 +291,7 @@ def in_the_middle(place: Place) -> None:
     until(lambda: any("--model" in place.pids().get(pid, "") for pid in tried(place)), "a model is tried")
 
 
-def test_M8_what_was_loaded_is_loaded_again_with_its_options(box: Place) -> None:
+def test_M11_what_was_loaded_is_loaded_again_with_its_options(box: Place) -> None:
     with_models(box)
     found = tuned(box, "qwen3:8b", "--on", "gpu1", "--ctx", "8192")
 
@@ -302,7 +302,7 @@ def test_M8_what_was_loaded_is_loaded_again_with_its_options(box: Place) -> None
 
 
 @pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL))
-def test_M8_however_a_tune_ends_the_instance_is_as_it_was(slow_box: Place, number: int) -> None:
+def test_M11_however_a_tune_ends_the_instance_is_as_it_was(slow_box: Place, number: int) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated", preexec_fn=_heard)
     in_the_middle(slow_box)
@@ -324,7 +324,7 @@ def _heard() -> None:
 
 
 @pytest.mark.parametrize("word", ("stop", "restart", "down"))
-def test_M8_who_takes_the_instance_away_ends_the_tune_with_a_clear_word(slow_box: Place, word: str) -> None:
+def test_M11_who_takes_the_instance_away_ends_the_tune_with_a_clear_word(slow_box: Place, word: str) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
     in_the_middle(slow_box)
@@ -339,7 +339,7 @@ def test_M8_who_takes_the_instance_away_ends_the_tune_with_a_clear_word(slow_box
         until(lambda: is_whole(slow_box), "all is loaded again", seconds=60)
 
 
-def test_M8_an_instance_that_dies_in_the_middle_comes_back_with_its_models(slow_box: Place) -> None:
+def test_M11_an_instance_that_dies_in_the_middle_comes_back_with_its_models(slow_box: Place) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
     in_the_middle(slow_box)
@@ -353,7 +353,7 @@ def test_M8_an_instance_that_dies_in_the_middle_comes_back_with_its_models(slow_
     assert not tried(slow_box)
 
 
-def test_M8_a_supervisor_that_is_killed_ends_the_tune_and_nothing_of_it_is_left(slow_box: Place) -> None:
+def test_M11_a_supervisor_that_is_killed_ends_the_tune_and_nothing_of_it_is_left(slow_box: Place) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
     in_the_middle(slow_box)
@@ -367,7 +367,7 @@ def test_M8_a_supervisor_that_is_killed_ends_the_tune_and_nothing_of_it_is_left(
     until(lambda: is_whole(slow_box), "all is loaded again", seconds=60)
 
 
-def test_M8_both_killed_at_once_leave_nothing_that_the_next_supervisor_does_not_end(slow_box: Place) -> None:
+def test_M11_both_killed_at_once_leave_nothing_that_the_next_supervisor_does_not_end(slow_box: Place) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
     in_the_middle(slow_box)
@@ -381,7 +381,7 @@ def test_M8_both_killed_at_once_leave_nothing_that_the_next_supervisor_does_not_
     until(lambda: loaded(slow_box, "gpu1").get("qwen3:8b") == (4096, None), "what is pinned is back", seconds=60)
 
 
-def test_M8_an_upgrade_in_the_middle_of_a_tune_changes_nothing_of_it(slow_box: Place) -> None:
+def test_M11_an_upgrade_in_the_middle_of_a_tune_changes_nothing_of_it(slow_box: Place) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--ctx", "4096", "--simulated", "-o", "json")
     in_the_middle(slow_box)

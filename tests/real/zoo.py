@@ -582,7 +582,7 @@ def _plain(shape: Shape, name: str) -> bool:
 
 def hoarder() -> Animal:
     """Return a model whose cache takes 64 KiB for each token: so small weights fill a memory with few of them."""
-    wide = {"attention.head_count": 8, "attention.head_count_kv": 8, "block_count": 8, "context_length": 4096}
+    wide = {"attention.head_count": 8, "attention.head_count_kv": 8, "block_count": 8, "context_length": 3072}
     wide |= {"attention.key_length": 256, "attention.value_length": 256}
     tensors = _ends()
     for layer in range(8):
