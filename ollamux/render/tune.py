@@ -27,6 +27,8 @@ _OUTCOMES = {
     Outcome.TOO_SLOW: ("too slow", "wait"),
 }
 _WIDEST_BAR = 30
+_SHOWN = 6
+"""So many steps are shown while it goes on: what is higher than a screen cannot be drawn over."""
 
 
 def draw_tuned(pen: Pen, tuned: Tuned) -> str:
@@ -225,7 +227,7 @@ def summary(tuned: Tuned) -> list[str]:
 def progress(pen: Pen, task: Task, steps: Sequence[Step], doing: str, frame: int, value: int | None) -> list[str]:
     """Return what a terminal shows while it goes on."""
     lines = _hanging(pen, _head(task), "strong")
-    lines += ["", *steps_table(pen, task, steps)] if steps else []
+    lines += ["", *steps_table(pen, task, steps[-_SHOWN:])] if steps else []
     what = "" if value is None else f"{_KEYS[task.what]} {value}: "
     said = (*pen.text(f" {pen.spinner(frame)} ", "key"), *pen.text(f"{what}{doing}"))
     return [*lines, pen.line(said)]

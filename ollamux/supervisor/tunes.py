@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from ollamux.domain import pins
-from ollamux.domain.errors import Exit, OllamuxError, RefusedError, TimedOutError, UsageError
+from ollamux.domain.errors import Exit, OllamuxError, TimedOutError, UsageError
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.pins import PinState
@@ -116,9 +116,6 @@ class Tunes:
             raise UsageError("no instance is named")
         must_be_ready(unit)
         self._where.must_have(unit, name)
-        if unit.loads:
-            loading = safe_text(unit.loads[0].pin.name)
-            raise RefusedError(f"{unit.name} is loading {loading}", hint="try again once it is loaded")
         timeout_s, handed, key = timeout_of(request), request.get("before"), request.get("key")
         if not isinstance(key, str):
             raise UsageError("the key must be a text")
@@ -158,14 +155,16 @@ class Tunes:
             unit.tune = None  # whoever asks now sees what is loaded again
         if tune is None or tune.state != UNLOADING:
             return
+        tune.asked &= {model.name for model in unit.models}  # what was being loaded is asked to go a second time
         for model in unit.models:
             if model.name not in tune.asked:
                 tune.asked.add(model.name)
-                tune.before = (*tune.before, self._as_loaded(unit, model))
+                others = (pin for pin in tune.before if pin.name != model.name)
+                tune.before = (*others, self._as_loaded(unit, model))
                 assert tune.client.waits is not None  # noqa: S101 - it is answered only after the end
                 self._keep(tune, tune.client.waits["models"])
                 self._unloads.send(unit, model.name, partial(self._unloaded, unit, tune, model.name))
-        if not unit.models and not unit.runners:
+        if not unit.models and not unit.runners and not unit.loads:
             tune.state, tune.ready_at = READY, monotonic()
             self._gpus.look_now()
 

@@ -417,6 +417,15 @@ def test_while_an_instance_is_lent_it_is_seen_and_left_alone(slow_box: Place) ->
     until(lambda: list(loaded(slow_box, "gpu1")) == ["llama3.2:3b"], "the new pin is loaded", seconds=60)
 
 
+def test_what_is_being_loaded_is_waited_for_and_comes_back_too(slow_box: Place) -> None:
+    slow_box.ok("models", "load", "llama3.2:3b", "--on", "gpu1", "--no-wait", "--keep-alive", "2h", "--simulated")
+
+    found = tuned(slow_box, "llama3.2:3b", "--on", "gpu1", "--ctx", "512")
+
+    assert found["result"] == 512 and found["restored"] == ["llama3.2:3b"]
+    assert list(loaded(slow_box, "gpu1")) == ["llama3.2:3b"]
+
+
 def test_a_client_that_loads_a_model_beside_it_ends_the_tune(slow_box: Place) -> None:
     instance = next(one for one in slow_box.status("--simulated")["instances"] if one["name"] == "gpu1")
     process = slow_box.popen("tune", "llama3.2:3b", "--on", "gpu1", "--ctx", "512", "--simulated")
