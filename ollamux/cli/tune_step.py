@@ -140,6 +140,8 @@ class _Run:
         for prompt in rules.probes(number):
             asked = rules.asked_of(self._must(self._ask([self._prompt(prompt)], "measuring a prompt")[0]))
             lengths.append(0 if asked is None else asked.prompt_tokens)
+        if 0 in lengths:
+            raise Verdict(*rules.judge_end(rules.account_of(self._trial.log())))
         filling = rules.filling(*lengths)
         if filling is None:
             raise Verdict(Outcome.FAILED, "the server does not tell how many tokens a prompt has")
@@ -154,7 +156,7 @@ class _Run:
         told = tuple(asked for asked in found if asked is not None)
         self._measured["requests"] = told
         if len(told) < self._parallel:
-            raise Verdict(Outcome.FAILED, "an answer of the server makes no sense")
+            raise Verdict(*rules.judge_end(rules.account_of(self._trial.log())))
         _weigh(rules.judge_answers(told, self._context))
 
     def _prompt(self, prompt: str) -> bytes:

@@ -123,12 +123,12 @@ def filling(short: int, long: int) -> Filling | None:
 
 
 def asked_of(body: bytes) -> Asked | None:
-    """Return what an answer tells of itself, None where it tells nothing."""
+    """Return what an answer tells of itself, None where it has no end: its runner died, or ollama broke it off."""
     try:
         plain = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(plain, dict):
+    if not isinstance(plain, dict) or plain.get("done") is not True:
         return None
     prompt, tokens = _count(plain, "prompt_eval_count"), _count(plain, "eval_count")
     return Asked(
@@ -160,6 +160,13 @@ def judge_failure(account: Account, status: int | None, body: bytes) -> Verdict:
     if account.out_of_memory is not None or _tells_memory(said):
         return Outcome.NO_MEMORY, account.out_of_memory or said
     return Outcome.FAILED, said
+
+
+def judge_end(account: Account) -> Verdict:
+    """Say what it means that an answer has no end."""
+    if account.out_of_memory is not None:
+        return Outcome.NO_MEMORY, account.out_of_memory
+    return Outcome.FAILED, "an answer broke off before its end"
 
 
 def _tells_memory(text: str) -> bool:

@@ -22,9 +22,8 @@ from .conftest import NO_GGUF
 
 pytestmark = [pytest.mark.real_ollama, pytest.mark.timeout(900)]
 
-TRAINED = 3072
-SHORT_OF = 80 * 1024
-"""So many KiB less than the whole context needs."""
+_NEWER, _OLDER = (3072, 80 * 1024), (1024, 20 * 1024)
+"""Up to which context is searched, and how many KiB less there are than that needs; older builds compute slowly."""
 
 
 @pytest.fixture
@@ -77,10 +76,10 @@ def limited(box: Box, limit_kb: int) -> Ollama:
     return Ollama(path, box.ollama.version)
 
 
-def data_kb(box: Box, model: str) -> int:
-    """Return what a runner takes that holds the whole context."""
+def data_kb(box: Box, model: str, context: int) -> int:
+    """Return what a runner takes that holds a context."""
     with _Server(box, box.ollama) as server:
-        ask(server.port, "POST", "/api/generate", {"model": model, "options": {"num_ctx": TRAINED}})
+        ask(server.port, "POST", "/api/generate", {"model": model, "options": {"num_ctx": context}})
         runners = [pid for pid in box.processes() if "--model" in proc_words(pid)]
         sizes = [Path(f"/proc/{pid}/status").read_text().partition("VmData:")[2].split()[0] for pid in runners]
         return max(map(int, sizes))
@@ -100,20 +99,24 @@ def works(box: Box, ollama: Ollama, model: str, context: int) -> bool:
             )
         except AssertionError:
             return False
-        return bool(answer["prompt_eval_count"] > context * 0.9 and answer["eval_count"])
+        # A runner that dies in the middle of it leaves an answer without an end.
+        return bool(answer["done"] and answer["prompt_eval_count"] > context * 0.9 and answer["eval_count"])
 
 
 def test_the_context_that_is_found_is_the_largest_that_the_memory_allows(box: Box, hoard: str) -> None:
-    ollama = limited(box, data_kb(box, hoard) - SHORT_OF)
+    most, missing_kb = _NEWER if box.ollama.has_llama_server else _OLDER
+    ollama = limited(box, data_kb(box, hoard, most) - missing_kb)
     box.configure({"a": {}}, ollama=str(ollama.path), context_length=512, cache_ram="0MiB")
     box.up()
-    assert box.ok("models", "load", hoard, "--on", "a", "--ctx", "1024", "--keep-alive", "1h")
+    assert box.ok("models", "load", hoard, "--on", "a", "--ctx", "768", "--keep-alive", "1h")
     until(lambda: box.status()["models"], "it is seen")
 
-    found = json.loads(box.ok("tune", hoard, "--on", "a", "--create", "fits", "-o", "json", timeout=600))
+    found = json.loads(
+        box.ok("tune", hoard, "--on", "a", "--ctx", str(most), "--create", "fits", "-o", "json", timeout=600)
+    )
 
     told = json.dumps(found["steps"], indent=1)
-    assert found["complete"] and 256 < found["result"] < TRAINED, told
+    assert found["complete"] and 256 <= found["result"] < most, told
     assert found["loads"] <= 9, told
     # A runner that gets no memory for something small beside its buffers dies without saying why.
     assert {step["outcome"] for step in found["steps"]} <= {"works", "out-of-memory", "failed"}, told
@@ -124,4 +127,4 @@ def test_the_context_that_is_found_is_the_largest_that_the_memory_allows(box: Bo
     assert found["restored"] == ["hoard:latest"]
     instance = box.instance("a")
     assert (instance["restarts"], instance["generation"], instance["health"]) == (0, 1, "ok")
-    assert [(row["name"], row["context_length"]) for row in box.ps("a")] == [("hoard:latest", 1024)]
+    assert [(row["name"], row["context_length"]) for row in box.ps("a")] == [("hoard:latest", 768)]
