@@ -38,9 +38,9 @@ def tune(
     output: Annotated[str, typer.Option("-o", "--output", metavar="table|json")] = "table",
     simulated: Simulated = False,
 ) -> int:
-    """Find by real loads the most layers, context or slots that a card can bear.
+    """Find the most layers, context or slots a card bears.
 
-    The instance's own models are unloaded meanwhile, and loaded again at the end. Ctrl-C stops it.
+    By real loads, each with its context filled. The instance's own models are unloaded meanwhile, and loaded again at the end. Ctrl-C stops it.
     """
     from ollamux.cli.tune import Words, tune
 
