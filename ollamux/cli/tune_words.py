@@ -40,7 +40,8 @@ def tune(
 ) -> int:
     """Find the most layers, context or slots a card bears.
 
-    By real loads, each with its context filled. The instance's own models are unloaded meanwhile, and loaded again at the end. Ctrl-C stops it.
+    By real loads, each with its context filled. The instance's own models
+    are unloaded meanwhile, and loaded again at the end. Ctrl-C stops it.
     """
     from ollamux.cli.tune import Words, tune
 
