@@ -15,6 +15,7 @@ from ollamux.cli.model_words import models_app, pull
 from ollamux.cli.needed import needed
 from ollamux.cli.offers import Plain, fault_names, instance_names
 from ollamux.cli.service_words import service_app
+from ollamux.cli.tune_words import tune
 from ollamux.cli.words_shared import EXIT_CODES, Config, Names, Quiet, Simulated
 
 app = typer.Typer(
@@ -204,7 +205,7 @@ def reload(
 
 
 app.command(epilog=EXIT_CODES, cls=Plain)(pull)
-for _command in (status, top, logs, events, doctor, plan, bench):
+for _command in (status, top, logs, events, doctor, plan, tune, bench):
     app.command(epilog=EXIT_CODES)(_command)
 
 

@@ -43,34 +43,34 @@ def load(
 ) -> int:
     """Load a model."""
     keep_s = None if keep_alive is None else _keep_alive(keep_alive)
-    request = {"cmd": "load", "model": _name(model), "num_ctx": ctx, "keep_alive_s": keep_s}
+    request = {"cmd": "load", "model": model_name(model), "num_ctx": ctx, "keep_alive_s": keep_s}
     return _change(request, "the load is given up", on=on, wait=wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
 def unload(model: str, *, on: str | None, wait: bool, timeout: str, simulated: bool, quiet: bool) -> int:
     """Unload a model."""
-    request = {"cmd": "unload", "model": _name(model)}
+    request = {"cmd": "unload", "model": model_name(model)}
     left = "it goes once its requests are done"
     return _change(request, left, on=on, wait=wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
 def pin(model: str, *, on: str | None, ctx: int | None, wait: bool, timeout: str, simulated: bool, quiet: bool) -> int:
     """Load a model and keep it."""
-    request = {"cmd": "pin", "model": _name(model), "num_ctx": ctx}
+    request = {"cmd": "pin", "model": model_name(model), "num_ctx": ctx}
     left = f"{safe_text(model)} stays pinned and goes on loading; ollamux models unpin ends that"
     return _change(request, left, on=on, wait=wait, timeout=timeout, simulated=simulated, quiet=quiet)
 
 
 def unpin(model: str, *, on: str | None, simulated: bool, quiet: bool) -> int:
     """Keep a model no longer."""
-    reply, _ = question({"cmd": "unpin", "model": _name(model), "on": on}, simulated=simulated)
+    reply, _ = question({"cmd": "unpin", "model": model_name(model), "on": on}, simulated=simulated)
     tell(reply["outcomes"], quiet=quiet)
     return int(reply["exit"])
 
 
 def pull(models: list[str], *, on: str | None, simulated: bool, quiet: bool) -> int:
     """Fetch models."""
-    names = [_name(model) for model in models]
+    names = [model_name(model) for model in models]
     speeds = _Speeds()
 
     def draw(view: dict[str, Any], pen: Pen, frame: int) -> list[str]:
@@ -185,7 +185,8 @@ class _Speeds:
         return None if span < 1.0 or then == now else (done - before) / span
 
 
-def _name(model: str) -> str:
+def model_name(model: str) -> str:
+    """Return the name of a model as it was written. Raises UsageError."""
     try:
         found: str = rules.MODEL.check(model)
     except Wrong as error:

@@ -137,7 +137,9 @@ class _Drawing:
 def explain(pen: Pen, instance: InstanceView, now: float | None) -> list[Spans]:
     """Return what has to be said about an instance: the reason and what happens next, then its warnings."""
     said: list[Spans] = []
-    if not words.is_well(instance):
+    if words.is_well(instance) and instance.phase == "READY" and instance.reason:
+        said.append(pen.text(instance.reason, "wait"))  # it is lent
+    elif not words.is_well(instance):
         style = words.state(instance)[1]
         reason = pen.text(instance.reason or "")
         step = pen.text(words.next_step(instance, now) or "", style)

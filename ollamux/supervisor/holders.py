@@ -58,6 +58,8 @@ def of_fleet(units: Iterable[Unit], inventory: Inventory) -> dict[int, Role]:
     names = {}
     for unit in units:
         names[unit.mark] = unit.name
+        if unit.tune is not None:
+            names[unit.trial_mark] = unit.name
         if unit.child is not None:
             ours[unit.child.pid] = Role("serve", unit.name)
             ours |= dict.fromkeys(unit.runners, Role("runner", unit.name))

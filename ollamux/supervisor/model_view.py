@@ -58,6 +58,7 @@ def _instance(unit: Unit, pulls: Pulls) -> dict[str, Any]:
             {"name": load.pin.name, "seconds": None if load.began is None else round(monotonic() - load.began, 1)}
             for load in unit.loads
         ],
+        "tuning": None if unit.tune is None else unit.tune.as_json(unit),
         "pins": [_pin(unit, pin, store, pulls) for pin in unit.pins],
     }
 

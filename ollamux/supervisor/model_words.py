@@ -65,6 +65,9 @@ def must_be_ready(unit: Unit) -> None:
     if unit.state.phase is not Phase.READY:
         reason = f": {unit.state.reason}" if unit.state.reason else ""
         raise RefusedError(f"{unit.name} is {unit.state.phase.value}{reason}", hint="ollamux status")
+    if unit.tune is not None:
+        tuned = f"{unit.name} is lent for tuning {safe_text(unit.tune.model)}"
+        raise RefusedError(tuned, hint="wait until that is done, or end it with Ctrl-C where it was started")
 
 
 def is_loaded(unit: Unit, name: str) -> bool:

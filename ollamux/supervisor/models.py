@@ -39,6 +39,7 @@ from ollamux.supervisor.pull_requests import PullRequests
 from ollamux.supervisor.pulls import Pulls
 from ollamux.supervisor.server import Client
 from ollamux.supervisor.settling import timeout_of
+from ollamux.supervisor.tunes import Tunes
 from ollamux.supervisor.unit import Unit
 from ollamux.supervisor.unloads import Unloads
 from ollamux.supervisor.where import Where
@@ -52,6 +53,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "pin": _ONE | {"num_ctx"},
     "unpin": frozenset({"model", "on"}),
     "pull": frozenset({"models", "on"}),
+    "tune": frozenset({"model", "on", "key", "timeout"}),
 }
 
 
@@ -68,6 +70,7 @@ class Models:
         *,
         preload: Preload,
         remember: Callable[[], None],
+        program: Callable[[Unit], str],
     ) -> None:
         self._core = core
         self._checks = checks
@@ -78,14 +81,16 @@ class Models:
         self._remember = remember
         self.drop_placed: Callable[[Unit, PinSpec], None] = lambda unit, pin: None
         self._where = Where(core, gpus, pulls)
-        self.unloads = Unloads(core, checks, self._where)
+        self.unloads = unloads = Unloads(core, checks, self._where)
+        tunes = Tunes(core, checks, gpus, loads, preload=preload, where=self._where, unloads=unloads, program=program)
         self.words: dict[str, Callable[[Client, dict[str, Any]], None]] = {
             "models": self._models,
             "load": self._load,
-            "unload": self.unloads.unload,
+            "unload": unloads.unload,
             "pin": self._pin,
             "unpin": self._unpin,
             "pull": PullRequests(core, pulls, self._where).pull,
+            "tune": tunes.tune,
         }
 
     def go_on_loading(self, unit: Unit, loads: tuple[PinSpec, ...]) -> None:
@@ -175,7 +180,7 @@ class Models:
             )
             return
         self._where.must_have(unit, name)
-        if unit.state.phase is Phase.READY:
+        if unit.state.phase is Phase.READY and unit.tune is None:
             self._must_have_room(unit, pin)
         unit.hand_pins = (*(one for one in unit.hand_pins if not same_model(one.name, name)), pin)
         unit.pin_states.pop(pin.name, None)
@@ -197,6 +202,10 @@ class Models:
         shown = safe_text(pin.name)
         if unit.state.phase is not Phase.READY:
             words = f"{shown} is pinned, and loaded once {unit.name} is READY; it is {unit.state.phase.value} now"
+            answer(client, unit.name, Exit.OK, words)
+            return
+        if unit.tune is not None:
+            words = f"{shown} is pinned, and loaded once {unit.name} is back from tuning {safe_text(unit.tune.model)}"
             answer(client, unit.name, Exit.OK, words)
             return
         if request.get("wait") is False:

@@ -121,7 +121,7 @@ class Preload:
 
     def _look(self, unit: Unit) -> None:
         wanted, now = unit.pins, monotonic()
-        if not wanted:
+        if not wanted or (unit.tune is not None and unit.tune.holds):
             return
         quiet = self._quiet(unit, now)
         if unit.state.phase is not Phase.READY or unit.loads:

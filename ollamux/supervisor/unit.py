@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ollamux.supervisor.canary import CanaryWatch
     from ollamux.supervisor.http import Request
     from ollamux.supervisor.loads import Load
+    from ollamux.supervisor.tunes import Tune
     from ollamux.system.child import Child
     from ollamux.system.follow import Follower
     from ollamux.system.loop import Timer
@@ -91,6 +92,7 @@ class Unit:
         self.pin_states: dict[str, PinState] = {}
         self.work: dict[int, Work] = {}
         self.tally = Tally()
+        self.tune: Tune | None = None
 
     @property
     def name(self) -> str:
@@ -101,6 +103,11 @@ class Unit:
     def mark(self) -> Mark:
         """What the processes of the present incarnation carry."""
         return Mark(owner=self.owner, instance=self.name, gen=self.state.gen)
+
+    @property
+    def trial_mark(self) -> Mark:
+        """What the processes carry that a tune starts on its cards: no instance can have that name."""
+        return Mark(owner=self.owner, instance=f"{self.name}~tune", gen=1)
 
     @property
     def wanted(self) -> bool:

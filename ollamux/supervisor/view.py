@@ -19,6 +19,7 @@ from ollamux.domain.snapshot import (
     SupervisorView,
 )
 from ollamux.domain.spec import Pinning
+from ollamux.domain.text import safe_text
 from ollamux.gpu.model import NO_GPUS, Gpu, Inventory
 from ollamux.ollama.account import Account, Buffer
 from ollamux.ollama.api import LoadedModel
@@ -164,6 +165,8 @@ def reason_of(unit: Unit) -> str | None:
     """Return the sentence that explains the state, where one is needed."""
     if unit.state.phase is Phase.READY and unit.degraded:
         return "; ".join(unit.degraded.values())
+    if unit.tune is not None and unit.state.phase is Phase.READY:
+        return f"is lent for tuning {safe_text(unit.tune.model)}: its own models are unloaded meanwhile"
     return unit.state.reason
 
 

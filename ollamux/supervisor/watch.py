@@ -104,6 +104,7 @@ class Watch:
             self.pulls,
             preload=self.preload,
             remember=self._pinned,
+            program=starter.program,
         )
         self.placements = Placements(core, self.checks, self.preload, self.models.unloads, reload=reload, folder=state)
         self.autoplace = AutoPlace(core, self.pulls, env=launch.env, simulated=simulated)

@@ -48,6 +48,7 @@ class Where:
             self.must_have(unit, name)
             return unit, ""
         ready = [unit for unit in self._core.units.values() if unit.state.phase is Phase.READY and not unit.leaving]
+        ready = [unit for unit in ready if unit.tune is None]
         if not ready:
             raise RefusedError("no instance is READY", hint="ollamux status says why")
         loaded = [unit for unit in ready if is_loaded(unit, name)]
