@@ -58,9 +58,10 @@ def placement_of(plan: Plan, ground: Ground, context: int | None) -> Placement:
             spans.append(SpanSpec(name=span.instance, members=span.members, port=port))
     used = {placed.instance for placed in plan.placement}
     standing = [span for span in ground.standing.spans if span.name in used and all(span.name != s.name for s in spans)]
+    # The largest are loaded first: a server evicts what it has for one that needs most of what is free.
     pins = tuple(
         PlacedPin(instance=placed.instance, model=placed.model, num_ctx=context or contexts.get(placed.model))
-        for placed in plan.placement
+        for placed in sorted(plan.placement, key=lambda placed: -placed.size_bytes)
         if placed.instance is not None and not placed.pinned
     )
     unplaced = tuple((one.model, one.reason) for one in plan.unplaced)

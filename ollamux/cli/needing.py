@@ -149,5 +149,5 @@ def _on_host(need: ModelNeed) -> ModelNeed:
     """Return what a model needs where the CPU computes: what would stay in host memory is there, too; no driver is."""
     weights = need.weights_bytes + need.host_bytes
     shrunk = need.total_bytes - need.least_bytes
-    found = replace(need, weights_bytes=weights, overhead_bytes=0, host_bytes=0)
+    found = replace(need, weights_bytes=weights, overhead_bytes=0, host_bytes=0, predicted_bytes=0)
     return replace(found, least_bytes=found.total_bytes - shrunk)

@@ -14,17 +14,23 @@ MOST_STEPS = 5_000
 """Of the search, which then takes some 0.2 s."""
 
 
+BESIDE_PERCENT = 80
+"""Of what is free: a server that takes a model to need more evicts the idle ones it has (server/sched.go, 0.32.15)."""
+
+
 class Wish(NamedTuple):
     """A model that is wanted `replicas` times.
 
     `demand` says for each instance that may hold it how many bytes it needs on which card, by UUID. Instances of
-    `prefer` come first.
+    `prefer` come first. `predicted` is what each instance takes it to need when it decides whether it may stand beside
+    others.
     """
 
     model: str
     replicas: int
     demand: Mapping[str, Mapping[str, int]]
     prefer: tuple[str, ...] = ()
+    predicted: Mapping[str, int] = {}
 
     @property
     def size_bytes(self) -> int:
@@ -33,10 +39,15 @@ class Wish(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What there is: bytes for models on each card, headroom taken off, and how many models an instance may hold."""
+    """What there is: bytes for models on each card, headroom taken off, and how many models an instance may hold.
+
+    `headroom` is what was taken off of each card, which servers see as free; `held` how many models instances have.
+    """
 
     cards: Mapping[str, int]
     slots: Mapping[str, int]
+    headroom: Mapping[str, int] = {}
+    held: Mapping[str, int] = {}
 
 
 class Placement(NamedTuple):
@@ -76,14 +87,25 @@ class _Board:
     def __init__(self, room: Room) -> None:
         self.cards = dict(room.cards)
         self.slots = dict(room.slots)
+        self.held = dict(room.held)
+        self._headroom = room.headroom
         self.taken: dict[str, set[str]] = {}
         self.models = dict.fromkeys(room.cards, 0)
 
     def fits(self, wish: Wish, instance: str) -> bool:
-        """Whether there is room; replicas of one model are never on the same card."""
+        """Whether there is room; replicas of one model are never on the same card.
+
+        A server that has models already takes a further one only where it finds much more free than that needs. The
+        largest come first here, and are loaded first.
+        """
         demand = wish.demand[instance]
         if self.slots.get(instance, 0) < 1 or self.taken.get(wish.model, set()) & demand.keys():
             return False
+        predicted = wish.predicted.get(instance, 0)
+        if predicted and self.held.get(instance):
+            free = sum(self.cards.get(card, 0) + self._headroom.get(card, 0) for card in demand)
+            if predicted * 100 > free * BESIDE_PERCENT:
+                return False
         return all(self.cards.get(card, -1) >= size for card, size in demand.items())
 
     def put(self, wish: Wish, instance: str, sign: int = 1) -> None:
@@ -93,6 +115,7 @@ class _Board:
             self.cards[card] -= sign * size
             self.models[card] += sign
         self.slots[instance] -= sign
+        self.held[instance] = self.held.get(instance, 0) + sign
         taken = self.taken.setdefault(wish.model, set())
         if sign > 0:
             taken.update(demand)

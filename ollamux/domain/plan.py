@@ -55,7 +55,8 @@ class ModelNeed:
     """What a model needs on one card. `kv_bytes` holds recurrent states too; `host_bytes` is beside the card.
 
     `least_bytes` is what it takes where there is no room for `total_bytes`: ollama then computes in smaller batches.
-    `estimated_bytes` is what had been said of it where the parts are measured.
+    `estimated_bytes` is what had been said of it where the parts are measured. `predicted_bytes` is what the server
+    itself takes it to need when it decides whether others may stay beside it, 0 where it does not decide so.
     """
 
     name: str
@@ -81,6 +82,7 @@ class ModelNeed:
     notes: tuple[str, ...] = ()
     measured: Measured | None = None
     estimated_bytes: int | None = None
+    predicted_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -258,6 +260,7 @@ def _model(need: ModelNeed) -> dict[str, Any]:
         "host_bytes": need.host_bytes,
         "total_bytes": need.total_bytes,
         "least_total_bytes": need.least_bytes,
+        "predicted_bytes": need.predicted_bytes or None,
         "estimated_total_bytes": need.total_bytes if need.estimated_bytes is None else need.estimated_bytes,
         "measured_total_bytes": need.total_bytes if need.source == "calibrated" else None,
         "measured": _measured(need.measured),

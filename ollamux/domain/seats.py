@@ -88,12 +88,14 @@ class _Demand(dict[str, tuple[dict[str, int], dict[str, int]]]):
 def _room(seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> Room:
     free = {card.uuid: card.room_bytes for card in cards}
     slots = {seat.name: seat.slots for seat in seats}
+    held: dict[str, int] = {}
     for one in kept:
         for uuid, size in one.shares:
             free[uuid] = free.get(uuid, 0) - size
         if one.instance in slots:
             slots[one.instance] -= 1
-    return Room(free, slots)
+            held[one.instance] = held.get(one.instance, 0) + 1
+    return Room(free, slots, {card.uuid: card.headroom_bytes for card in cards}, held)
 
 
 def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> _Demand:
@@ -124,7 +126,8 @@ def _wish(wanted: Wanted, demand: _Demand, room: Room, kept: Sequence[Placed]) -
         replicas = max(_disjoint(fitting), 0 if there else 1)
     else:
         replicas = max(wanted.replicas - there, 0)
-    return placement.Wish(wanted.model, replicas, {}, wanted.prefer)
+    predicted = {seat: need.predicted_bytes for seat, need in wanted.needs.items()}
+    return placement.Wish(wanted.model, replicas, {}, wanted.prefer, predicted)
 
 
 def _disjoint(groups: Iterable[set[str]]) -> int:

@@ -15,6 +15,7 @@ from ollamux.domain.text import safe_text
 from ollamux.ollama.estimate import Estimate, estimate
 from ollamux.ollama.gguf import GgufError, Tensor, read_head
 from ollamux.ollama.memory import SMALLEST_BATCH, CacheTypeError, Wish, batch_of, context_of
+from ollamux.ollama.predict import cache_per_token
 from ollamux.ollama.shape import Shape, ShapeError, shape_of
 from ollamux.ollama.stored import StoredModel, read_stored
 from ollamux.ollama.version import Era
@@ -32,6 +33,8 @@ class Model:
     shape: Shape
     projector: tuple[Tensor, ...]
     adapters: tuple[Tensor, ...]
+    file_bytes: int = 0
+    cache_per_token: int = 0
 
     def wish(self, usual: Wish, *, context: int | None) -> Wish:
         """Return how it would be loaded: what was asked for, else what its Modelfile says, else what is usual."""
@@ -52,14 +55,22 @@ def read_model(store: Path, name: str) -> Model:
     """Read what is needed of a model in a store. Raises NotFoundError, StoreError, GgufError or ShapeError."""
     stored = read_stored(store, name)
     try:
-        shape = shape_of(read_head(stored.weights))
+        head = read_head(stored.weights)
+        shape = shape_of(head)
         projector = tuple(tensor for path in stored.projectors for tensor in read_head(path).tensors)
         adapters = tuple(tensor for path in stored.adapters for tensor in read_head(path).tensors)
     except ShapeError as error:
         raise ShapeError(f"{stored.weights} cannot be planned with: {error.message}") from None
     except GgufError as error:
         raise GgufError(error.message, hint=f"ollamux pull {safe_text(name)} fetches it anew") from None
-    return Model(stored=stored, shape=shape, projector=projector, adapters=adapters)
+    return Model(
+        stored=stored,
+        shape=shape,
+        projector=projector,
+        adapters=adapters,
+        file_bytes=head.file_bytes,
+        cache_per_token=cache_per_token(head.metadata),
+    )
 
 
 def need_of(model: Model, wish: Wish) -> ModelNeed:
@@ -95,9 +106,17 @@ def need_of(model: Model, wish: Wish) -> ModelNeed:
         projector_bytes=found.projector,
         overhead_bytes=found.overhead,
         host_bytes=found.host_bytes,
+        predicted_bytes=_predicted(model, wish, found),
         source="bound" if found.is_bound else "metadata",
         notes=tuple(_notes(model, wish, found)),
     )
+
+
+def _predicted(model: Model, wish: Wish, found: Estimate) -> int:
+    """Return what a server takes it to need; 0 where it decides by something else: before 0.30, or with few layers."""
+    if wish.era is not Era.LLAMA_SERVER or not all(found.on_card):
+        return 0
+    return model.file_bytes + model.cache_per_token * found.context * found.parallel
 
 
 def compute_of_load(model: Model, load: MeasuredLoad, usual: Wish) -> int | None:

@@ -42,6 +42,7 @@ MODEL = thing(
     host_bytes=WHOLE,
     total_bytes=WHOLE,
     least_total_bytes=WHOLE,
+    predicted_bytes=nullable(WHOLE),
     estimated_total_bytes=WHOLE,
     measured_total_bytes=nullable(WHOLE),
     measured=nullable(

@@ -137,6 +137,27 @@ def test_what_is_kept_there_has_its_room_and_counts_as_a_replica() -> None:
     assert [one.pinned for one in placed if one.instance == "gpu0"] == [True]
 
 
+def test_no_model_is_put_where_its_server_would_evict_another_for_it() -> None:
+    """A server wants its own rough guess to be at most 80 % of what is free, headroom and all."""
+    cards = [card(0, 100, headroom=10)]
+    places = seats(cards)
+
+    def beside(size: int, predicted: int, first: int = 50) -> bool:
+        needs = {seat.name: replace(need(size), predicted_bytes=predicted) for seat in places}
+        placed, _ = place([wanted("first", first, places), Wanted(model="b", needs=needs)], places, cards)
+        return len(placed) == 2
+
+    assert beside(40, 40) and not beside(40, 41), "50 are free"
+    assert beside(40, 0), "it does not decide so"
+    assert not beside(10, 48, first=50) and beside(10, 48, first=30)
+    needs = {seat.name: replace(need(80), predicted_bytes=99) for seat in places}
+    assert len(place([Wanted(model="alone", needs=needs)], places, cards)[0]) == 1
+    kept = (Placed(model="k", instance="gpu0", shares=(("GPU-0", 50),), pinned=True),)
+    for predicted, fits in ((40, True), (41, False)):
+        needs = {seat.name: replace(need(40), predicted_bytes=predicted) for seat in places}
+        assert bool(place([Wanted(model="b", needs=needs)], places, cards, kept=kept)[0]) is fits
+
+
 # Over several cards
 
 
