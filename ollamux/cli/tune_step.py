@@ -10,11 +10,11 @@ from typing import Any
 from ollamux.cli.tune_lease import LOOK_S, Lease
 from ollamux.cli.tune_task import read_cards
 from ollamux.cli.tune_trial import Ask, Place, Trial
-from ollamux.domain.errors import RefusedError
-from ollamux.domain.text import format_duration
+from ollamux.domain.errors import NotFoundError, RefusedError
+from ollamux.domain.text import format_duration, safe_text
 from ollamux.domain.tune import Outcome, Step, Task, What
 from ollamux.ollama import trial as rules
-from ollamux.ollama.loading import GENERATE
+from ollamux.ollama.loading import GENERATE, is_missing
 from ollamux.supervisor.http import Answer
 from ollamux.system.clock import monotonic
 
@@ -113,6 +113,8 @@ class _Run:
         if answer.status is None and monotonic() >= self._until:
             took = format_duration(self._kit.timeout_s)
             raise Verdict(Outcome.TOO_SLOW, f"it was not done after {took}, while {self._doing}")
+        if is_missing(answer.status, answer.body):
+            raise NotFoundError(f"{safe_text(self._model)} went away in the middle of the tune: it is not in the store")
         account = rules.account_of(self._trial.log())
         outcome, reason = rules.judge_failure(account, answer.status, answer.body)
         raise Verdict(outcome, answer.error if reason == "answered with None" and answer.error else reason)

@@ -79,15 +79,13 @@ MARGIN = 1024 * MIB
 
 @pytest.fixture(scope="module")
 def box(shared_place: Place) -> Iterator[Place]:
-    shared_place.env["OLLAMUX_SIMULATION_SPEED"] = "300"
     shared_place.simulate(2)
     yield shared_place
 
 
 @pytest.fixture
 def slow_box(place: Place) -> Place:
-    """Two cards where a load takes its time, so that something can happen in the middle of it."""
-    place.env["OLLAMUX_SIMULATION_SPEED"] = "0.7"
+    """Return two cards of its own, since what a test does to them is not to be seen by another."""
     place.simulate(2)
     return place
 
@@ -174,7 +172,6 @@ def test_where_everything_works_one_load_is_enough(box: Place) -> None:
 
 
 def test_where_nothing_works_it_says_so(place: Place) -> None:
-    place.env["OLLAMUX_SIMULATION_SPEED"] = "300"
     place.simulate(2)
     config = place.root / "cards.toml"
     config.write_text(
@@ -286,9 +283,22 @@ def is_whole(place: Place) -> bool:
     return kept == (4096, None) and other is not None and other[0] == 2048 and other[1] is not None
 
 
-def in_the_middle(place: Place) -> None:
-    """Wait until something is loaded, or being loaded, for the tune."""
-    until(lambda: any("--model" in place.pids().get(pid, "") for pid in tried(place)), "a model is tried")
+def in_the_middle(place: Place) -> list[int]:
+    """Wait until a model is tried, and hold its runner there; return what lets it go on when it gets SIGCONT."""
+
+    def runners() -> list[int]:
+        commands = place.pids()
+        return [pid for pid in tried(place) if "--model" in commands.get(pid, "")]
+
+    found: list[int] = until(runners, "a model is tried")
+    for pid in found:
+        os.kill(pid, signal.SIGSTOP)
+    return found
+
+
+def go_on(runners: list[int]) -> None:
+    for pid in runners:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_M15_what_was_loaded_is_loaded_again_with_its_options(box: Place) -> None:
@@ -384,11 +394,12 @@ def test_M15_both_killed_at_once_leave_nothing_that_the_next_supervisor_does_not
 def test_M15_an_upgrade_in_the_middle_of_a_tune_changes_nothing_of_it(slow_box: Place) -> None:
     with_models(slow_box)
     process = slow_box.popen("tune", "qwen3:8b", "--on", "gpu1", "--ctx", "4096", "--simulated", "-o", "json")
-    in_the_middle(slow_box)
+    held = in_the_middle(slow_box)
 
     slow_box.ok("upgrade", "--simulated", seconds=60)
     again = slow_box.run("tune", "qwen3:8b", "--on", "gpu1", "--simulated")
     assert again.code == 7 and "gpu1 is lent for tuning qwen3:8b" in again.err, again
+    go_on(held)
     out, err = process.communicate(timeout=120)
 
     assert process.returncode == 0, (out, err)
@@ -429,10 +440,12 @@ def test_what_is_being_loaded_is_waited_for_and_comes_back_too(slow_box: Place) 
 def test_a_client_that_loads_a_model_beside_it_ends_the_tune(slow_box: Place) -> None:
     instance = next(one for one in slow_box.status("--simulated")["instances"] if one["name"] == "gpu1")
     process = slow_box.popen("tune", "llama3.2:3b", "--on", "gpu1", "--ctx", "512", "--simulated")
-    in_the_middle(slow_box)
+    held = in_the_middle(slow_box)
 
     body = json.dumps({"model": "qwen3:8b"}).encode()
     urllib.request.urlopen(f"{instance['url']}/api/generate", body, timeout=60).close()
+    until(lambda: loaded(slow_box, "gpu1"), "the supervisor has seen it")
+    go_on(held)
     out, err = process.communicate(timeout=60)
 
     assert process.returncode == 7 and "a client has qwen3:8b loaded on gpu1" in err, (out, err)
