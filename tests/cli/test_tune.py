@@ -117,8 +117,9 @@ def truth(place: Place, model: str, values: list[int], wish: Callable[[int], Wis
     return max(value for value in values if works(value))
 
 
-def batch(context: int) -> int:
-    return 512 if context <= 4096 else 1024 if context <= 32768 else 2048
+def batch(places: int) -> int:
+    """Return how much is read at once with so many places of context, those of all slots."""
+    return 512 if places <= 4096 else 1024 if places <= 32768 else 2048
 
 
 def test_ctx_finds_the_largest_context_that_does_not_spill(box: Place) -> None:
@@ -152,7 +153,7 @@ def test_layers_finds_the_most_that_load_and_keep_the_headroom(box: Place, conte
 
 
 def test_parallel_finds_the_most_slots_and_says_where_they_are_set(box: Place) -> None:
-    wish = lambda n: Wish(context=8192, parallel=n, batch=batch(8192))  # noqa: E731 - the shape of the question
+    wish = lambda n: Wish(context=8192, parallel=n, batch=batch(8192 * n))  # noqa: E731 - the shape of the question
     right = truth(box, "llama3.2:3b", list(range(1, 65)), wish, layers=None)
 
     found = tuned(box, "llama3.2:3b", "--on", "gpu1", "--maximise", "parallel")
