@@ -108,7 +108,7 @@ def test_the_context_that_is_found_is_the_largest_that_the_memory_allows(box: Bo
     ollama = limited(box, data_kb(box, hoard, most) - missing_kb)
     box.configure({"a": {}}, ollama=str(ollama.path), context_length=512, cache_ram="0MiB")
     box.up()
-    assert box.ok("models", "load", hoard, "--on", "a", "--ctx", "768", "--keep-alive", "1h")
+    assert box.ok("models", "load", hoard, "--on", "a", "--ctx", "256", "--keep-alive", "1h")
     until(lambda: box.status()["models"], "it is seen")
 
     found = json.loads(
@@ -127,4 +127,4 @@ def test_the_context_that_is_found_is_the_largest_that_the_memory_allows(box: Bo
     assert found["restored"] == ["hoard:latest"]
     instance = box.instance("a")
     assert (instance["restarts"], instance["generation"], instance["health"]) == (0, 1, "ok")
-    assert [(row["name"], row["context_length"]) for row in box.ps("a")] == [("hoard:latest", 768)]
+    assert [(row["name"], row["context_length"]) for row in box.ps("a")] == [("hoard:latest", 256)]
