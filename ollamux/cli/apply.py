@@ -12,7 +12,7 @@ from ollamux.cli import screen
 from ollamux.cli.block import Block
 from ollamux.cli.ground import Ground
 from ollamux.cli.target import question
-from ollamux.domain.errors import Exit, RefusedError
+from ollamux.domain.errors import DegradedError, Exit, RefusedError
 from ollamux.domain.placed import PlacedPin, Placement, SpanSpec, with_spans
 from ollamux.domain.plan import Plan
 from ollamux.domain.spec import PlacementMode
@@ -43,6 +43,15 @@ def must_be_allowed(named: bool, ground: Ground) -> None:
         raise RefusedError(
             'the configuration says placement = "auto": what is placed by hand would not stay',
             hint='write [models."NAME"] into it, then ollamux reload; or ollamux models pin NAME',
+        )
+
+
+def must_be_known(ground: Ground) -> None:
+    """Raise where cards cannot be read: what is on them would be let go, though it computes as before."""
+    if ground.trouble is not None:
+        raise DegradedError(
+            f"the cards cannot be read: {ground.trouble}",
+            hint="nothing is moved meanwhile; ollamux doctor looks further",
         )
 
 

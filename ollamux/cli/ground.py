@@ -22,7 +22,7 @@ from ollamux.domain.snapshot import LinkView
 from ollamux.domain.spans import Links
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import safe_text
-from ollamux.gpu.model import Gpu, Inventory
+from ollamux.gpu.model import NO_DRIVER, Gpu, Inventory
 from ollamux.ollama import measured
 from ollamux.ollama.estimate import OVERHEAD_BYTES
 from ollamux.ollama.store import store_path
@@ -39,7 +39,8 @@ _DOWN = frozenset({"STOPPED", "FAILED", "STUCK"})
 class Ground:
     """`specs` are the instances that can have models; `view` is what the supervisor knows of them, None without one.
 
-    `standing` is what was placed before, `cards` are those to plan for and `seats` the places on them.
+    `standing` is what was placed before, `cards` are those to plan for and `seats` the places on them. `trouble` says
+    why not all cards could be read that instances are pinned to.
     """
 
     fleet: FleetSpec
@@ -51,6 +52,7 @@ class Ground:
     cards: tuple[PlanCard, ...]
     seats: tuple[Seat, ...]
     simulated: bool
+    trouble: str | None = None
     measured: tuple[MeasuredLoad, ...] = ()
     look_at_links: Callable[[], Links] = dict
 
@@ -94,6 +96,7 @@ def survey(config: str | None, gpus: Sequence[str], *, simulated: bool, only_ins
         cards=cards,
         seats=seats,
         simulated=which,
+        trouble=_trouble(specs, inventory),
         measured=_measured(simulated=which),
         look_at_links=lambda: _links(simulated=which),
     )
@@ -267,6 +270,19 @@ def _measured(*, simulated: bool) -> tuple[MeasuredLoad, ...]:
     if trouble is not None:
         screen.say(f"ollamux: warning: {trouble}; nothing that was measured is used\n", 2)
     return loads
+
+
+def _trouble(specs: Sequence[InstanceSpec], inventory: Inventory) -> str | None:
+    """Say why cards that are there, as far as anybody knows, could not be read; a card that is lost is no riddle."""
+    from ollamux.gpu.resolve import describe, resolve
+
+    if inventory.error is not None and inventory.error_key not in NO_DRIVER:
+        return inventory.error
+    found = {spec: resolve(spec, inventory) for spec in specs}
+    if any(one.problem is not None and not one.gpus for one in found.values()) and inventory.error is not None:
+        return inventory.error
+    unknown = (gpu for one in found.values() for gpu in one.gpus if gpu.state not in ("ok", "lost"))
+    return next((f"{describe(gpu)}: {gpu.lost_reason or 'no answer'}" for gpu in unknown), None)
 
 
 def _links(*, simulated: bool) -> Links:

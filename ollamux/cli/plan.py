@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.apply import Manner, apply, must_be_allowed, placement_of, tell_why
+from ollamux.cli.apply import Manner, apply, must_be_allowed, must_be_known, placement_of, tell_why
 from ollamux.cli.ground import Ground, is_meant, survey
 from ollamux.cli.lifecycle import tell
 from ollamux.cli.needing import Settings
@@ -61,6 +61,7 @@ def plan_and_apply(asked: Asked, manner: Manner, *, output: str) -> int:
     question({"cmd": "status"}, simulated=is_meant(asked.config, simulated=asked.simulated))
     ground, planner, found = _planned(asked, only_instances=True)
     must_be_allowed(bool(asked.models), ground)
+    must_be_known(ground)
     if output == "table" and not manner.quiet:
         draw(found)
         screen.write("\n")
@@ -79,6 +80,7 @@ def _unattended(asked: Asked, manner: Manner) -> int:
     """Do it for the supervisor, which nobody watches: what goes wrong is told to it."""
     try:
         ground, planner, found = _planned(asked, only_instances=True)
+        must_be_known(ground)
         apply(placement_of(found, ground, None), ground, manner, planner.missing)
     except OllamuxError as error:
         tell_why(f"{error.message}{f' ({error.hint})' if error.hint else ''}", simulated=asked.simulated)

@@ -63,8 +63,13 @@ class Planner:
             ),
             spans=tuple(span for span in self._spans.values() if any(one.instance == span.instance for one in placed)),
             kept=tuple(one for one in kept if one not in placed),
-            notes=tuple(dict.fromkeys(self._unseen)),
+            notes=tuple(dict.fromkeys([*self._trouble, *self._unseen])),
         )
+
+    @property
+    def _trouble(self) -> list[str]:
+        trouble = self._ground.trouble
+        return [] if trouble is None else [f"not all cards could be read: {trouble}"]
 
     # What is wanted, and what it needs
 

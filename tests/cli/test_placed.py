@@ -216,6 +216,25 @@ def test_a_missing_model_is_fetched_where_the_configuration_says_so(box: Box) ->
     until(lambda: any("qwen3:0.6b" in models for models in box.pins().values()), "it was fetched and placed", 60.0)
 
 
+def test_M16_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
+    models = f'[models."{Q}"]\nprefer = "gpu0"'
+    box.up(models, auto=True)
+    box.wait_placed({"gpu0": {Q}})
+    loads = box.loads()
+    box.place.ok("sim", "nvml-hang", "--simulated")
+
+    box.reload(models + f'\n[models."{L}"]\nprefer = "gpu2"', auto=True)
+
+    until(lambda: "no placement: the cards cannot be read: " in box.place.ok("events", "--simulated").out, "told", 30.0)
+    assert box.pins() == {"gpu0": {Q}} and box.loads() == loads
+    by_hand = box.place.run("plan", "--apply", "--simulated")
+    assert by_hand.code == DEGRADED and "the cards cannot be read" in by_hand.err and is_plain_error(by_hand.err)
+    box.place.ok("sim", "clear", "--simulated")
+    box.reload(models + f'\n[models."{L}"]\nprefer = "gpu1"', auto=True)
+    box.wait_placed({"gpu0": {Q}, "gpu1": {L}})
+    assert box.loads() == loads + 1
+
+
 # Over several cards
 
 
