@@ -216,6 +216,22 @@ def test_a_missing_model_is_fetched_where_the_configuration_says_so(box: Box) ->
     until(lambda: any("qwen3:0.6b" in models for models in box.pins().values()), "it was fetched and placed", 60.0)
 
 
+def test_what_no_table_wants_any_more_is_let_go(box: Box) -> None:
+    box.up(f'[models."{L}"]', auto=True)
+    until(box.pins, "it is placed", 30.0)
+    box.reload("", auto=True)
+    box.wait_placed({})
+
+    box.reload(f'[models."{L}"]', auto=False)
+    box.apply()
+    assert box.pins()
+    box.reload("", auto=False)
+    told = box.place.ok("plan", "--apply", "--simulated")
+    assert "what was placed is let go" in told.out
+    box.wait_placed({})
+    until(lambda: not box.place.status("--simulated")["models"], "it is unloaded")
+
+
 def test_M16_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
     models = f'[models."{Q}"]\nprefer = "gpu0"'
     box.up(models, auto=True)
