@@ -168,18 +168,17 @@ def _places(
         return _host(specs, held, view)
     known = {gpu.uuid for gpu in chosen}
     seats = [_seat(spec, held[spec.name]) for spec in specs if held[spec.name] and set(held[spec.name]) <= known]
-    owners = {uuid: spec for spec in reversed(specs) for uuid in held[spec.name]}
-    owners |= {held[spec.name][0]: spec for spec in reversed(specs) if len(held[spec.name]) == 1}
+    owners = {gpu.uuid: [spec for spec in specs if gpu.uuid in held[spec.name]] for gpu in chosen}
     if not only_instances:
         seats += [
             Seat(name=gpu.uuid, instance=None, cards=(gpu.uuid,), slots=MODELS_PER_CARD)
             for gpu in chosen
-            if gpu.uuid not in owners
+            if not owners[gpu.uuid]
         ]
     order = {gpu.uuid: number for number, gpu in enumerate(chosen)}
     seats.sort(key=lambda seat: (order[seat.cards[0]], len(seat.cards)))
     loaded = _loaded(view, held)
-    cards = tuple(_card(gpu, owners.get(gpu.uuid, usual), loaded.get(gpu.uuid, 0)) for gpu in chosen)
+    cards = tuple(_card(gpu, owners[gpu.uuid] or [usual], loaded.get(gpu.uuid, 0)) for gpu in chosen)
     return cards, tuple(seats)
 
 
@@ -318,13 +317,14 @@ def _named(text: str, inventory: Inventory) -> Gpu:
     return found.gpus[0]
 
 
-def _card(gpu: Gpu, spec: InstanceSpec, loaded: int) -> PlanCard:
+def _card(gpu: Gpu, specs: Sequence[InstanceSpec], loaded: int) -> PlanCard:
     mark = "?" if gpu.index is None else f"{'amd:' if gpu.vendor == 'amd' else ''}{gpu.index}"
     return PlanCard(
         uuid=gpu.uuid,
         mark="MIG" if gpu.mig_parent else mark,
         name=gpu.name,
         total_bytes=gpu.memory_total_bytes or 0,
-        headroom_bytes=MARGIN_BYTES if spec.headroom_bytes is None else spec.headroom_bytes,
+        headroom_bytes=max(MARGIN_BYTES if one.headroom_bytes is None else one.headroom_bytes for one in specs),
         others_bytes=_others(gpu, loaded),
+        maker=None if gpu.mig_parent else gpu.vendor,  # CUDA gives a process one slice, and no more
     )

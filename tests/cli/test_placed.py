@@ -124,6 +124,14 @@ def test_what_is_kept_there_anyway_has_its_room_in_the_picture(box: Box) -> None
     assert [(one["instance"], one["pinned"]) for one in twice["placement"]] == [("gpu1", True)] and not twice["kept"]
 
 
+def test_the_larger_headroom_holds_on_a_card_that_two_share(box: Box) -> None:
+    second = f'share_gpu = true\n[instances.second]\ngpus = [0]\nport = {box.ports[3]}\nheadroom = "6GiB"'
+    box.write("", gpu0=f"{second}\nshare_gpu = true", count=1)
+    box.place.ok("up", "--simulate", "1", "--config", str(box.file), "-d")
+    (card,) = box.place.ok("plan", Q, "--simulated", "-o", "json").json["cards"]
+    assert card["headroom_bytes"] == 6 * 1024**3
+
+
 def test_it_lasts_over_down_and_a_killed_supervisor_and_can_be_ended_by_hand(box: Box) -> None:
     box.up("")
     box.apply(L)

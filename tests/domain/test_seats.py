@@ -242,3 +242,13 @@ def test_shares_are_all_of_the_model_and_once_more_what_each_card_needs(
         PlanCard(uuid=name, mark=name, name="c", total_bytes=each, headroom_bytes=0) for name, each in room.items()
     ]
     assert holds(model, cards) == all(part <= room[name] for name, part in shares(model, room, least=True).items())
+
+
+def test_no_group_mixes_cards_that_no_process_can_use_together() -> None:
+    nvidia = [card(number, 100) for number in (0, 1)]
+    amd = [replace(card(number, 100), maker="amd") for number in (2, 3)]
+    slices = [replace(card(number, 100), maker=None) for number in (4, 5)]
+    model = need(150, layers=10)
+    found = groups(model, [*slices, *nvidia, *amd], {})
+    assert {frozenset(one.maker for one in group) for group in found} == {frozenset({"nvidia"}), frozenset({"amd"})}
+    assert groups(model, slices, {}) == [] and groups(model, [nvidia[0], amd[0], slices[0]], {}) == []
