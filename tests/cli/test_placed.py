@@ -289,6 +289,20 @@ def test_a_model_larger_than_every_card_gets_an_instance_over_those_joined_best(
     until(lambda: "gpu2-gpu3" not in box.pids(), "nobody needs it any more", 30.0)
 
 
+def test_an_added_instance_leaves_its_port_to_one_that_is_configured(box: Box) -> None:
+    models = f'[models."{Q}"]\nctx = 40960'
+    box.up(models, count=2, extra="num_parallel = 4")
+    box.apply()
+    until(lambda: box.pins().get("gpu0-gpu1") == {Q}, "it is loaded over two cards", 30.0)
+    port = next(one["port"] for one in box.place.status("--simulated")["instances"] if one["name"] == "gpu0-gpu1")
+
+    box.reload(f"[instances.late]\ngpus = []\nport = {port}\n{models}", count=2, extra="num_parallel = 4")
+
+    ports = {one["name"]: (one["port"], one["phase"]) for one in box.place.status("--simulated")["instances"]}
+    assert ports["late"] == (port, "READY") and ports["gpu0-gpu1"][0] != port, ports
+    until(lambda: box.pins().get("gpu0-gpu1") == {Q}, "it is loaded again", 30.0)
+
+
 def test_a_damaged_placement_is_none(box: Box, tmp_path: Path) -> None:
     from ollamux.supervisor.placements import kept_placement
 
