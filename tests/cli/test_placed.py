@@ -173,6 +173,23 @@ def test_without_a_supervisor_nothing_is_applied(place: Place) -> None:
     assert found.code == NOT_RUNNING and is_plain_error(found.err)
 
 
+def test_why_replicas_have_no_place_is_true(box: Box) -> None:
+    box.up("", count=2, extra="max_loaded_models = 1")
+
+    def why(models: str) -> dict[str, str]:
+        box.reload(models, count=2, extra="max_loaded_models = 1")
+        found = box.place.run("plan", "--simulated", "-o", "json").json["unplaced"]
+        return {one["model"]: one["reason"] for one in found}
+
+    assert why(f'[models."{L}"]\nreplicas = 5') == {
+        L: "3 of 5 replicas have none: there are no further cards that would hold another one"
+    }
+    drawn = " ".join(box.place.run("plan", "--simulated").out.split())
+    assert f"{L} has too few cards: 3 of 5 replicas have none: " in drawn
+    full = "there is memory for it, but the instances there load no more models (max_loaded_models)"
+    assert why(f'[models."{L}"]\n[models."{N}"]\nreplicas = 2') == {N: f"1 of 2 replicas has none: {full}"}
+
+
 # By itself
 
 
