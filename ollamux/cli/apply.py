@@ -12,8 +12,8 @@ from ollamux.cli import screen
 from ollamux.cli.block import Block
 from ollamux.cli.ground import Ground
 from ollamux.cli.target import question
-from ollamux.domain.errors import Exit, RefusedError
-from ollamux.domain.placed import PlacedPin, Placement, SpanSpec, with_spans
+from ollamux.domain.errors import DegradedError, Exit, RefusedError
+from ollamux.domain.placed import PlacedPin, Placement, SpanSpec, further_ports, with_spans
 from ollamux.domain.plan import Plan
 from ollamux.domain.spec import PlacementMode
 from ollamux.domain.text import format_duration, safe_text, same_model
@@ -24,7 +24,6 @@ from ollamux.system.clock import monotonic
 
 LOOK_S = 0.2
 _ENDED = ("failed", "missing")
-_LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,15 @@ def must_be_allowed(named: bool, ground: Ground) -> None:
         )
 
 
+def must_be_known(ground: Ground) -> None:
+    """Raise where cards cannot be read: what is on them would be let go, though it computes as before."""
+    if ground.trouble is not None:
+        raise DegradedError(
+            f"the cards cannot be read: {ground.trouble}",
+            hint="nothing is moved meanwhile; ollamux doctor looks further",
+        )
+
+
 def placement_of(plan: Plan, ground: Ground, context: int | None) -> Placement:
     """Return what the supervisor is to keep where. What is pinned there anyway is left out."""
     spans: list[SpanSpec] = []
@@ -54,7 +62,7 @@ def placement_of(plan: Plan, ground: Ground, context: int | None) -> Placement:
     for span in plan.spans:
         if span.instance is not None:
             there = known.get(span.instance)
-            port = _port(ground, spans) if there is None else there.port
+            port = _port(ground, spans, span.members) if there is None else there.port
             spans.append(SpanSpec(name=span.instance, members=span.members, port=port))
     used = {placed.instance for placed in plan.placement}
     standing = [span for span in ground.standing.spans if span.name in used and all(span.name != s.name for s in spans)]
@@ -68,15 +76,14 @@ def placement_of(plan: Plan, ground: Ground, context: int | None) -> Placement:
     return Placement(spans=(*standing, *spans), pins=pins, unplaced=unplaced)
 
 
-def _port(ground: Ground, spans: list[SpanSpec]) -> int:
-    """Return a free port above those of the instances."""
+def _port(ground: Ground, spans: list[SpanSpec], members: tuple[str, ...]) -> int:
+    """Return a free port for a further instance, above those of the others while there is one."""
     specs = with_spans(ground.fleet, spans).instances
-    taken = {spec.port for spec in specs} | {span.port for span in spans}
-    host = specs[0].host if specs else "127.0.0.1"
-    for port in range(max(taken, default=11434) + 1, _LAST_PORT + 1):
+    host = next((spec.host for spec in specs if spec.name in members), "127.0.0.1")
+    for port in further_ports(spec.port for spec in specs):
         if ports.obstacle(host, port) is None:
             return port
-    raise RefusedError("there is no free port for a further instance above those of the others")
+    raise RefusedError("there is no free port for a further instance")
 
 
 def apply(placement: Placement, ground: Ground, manner: Manner, missing: list[str]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from ollamux.domain.snapshot import LinkView
 from ollamux.domain.spans import Links
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import safe_text
-from ollamux.gpu.model import Gpu, Inventory
+from ollamux.gpu.model import NO_DRIVER, Gpu, Inventory
 from ollamux.ollama import measured
 from ollamux.ollama.estimate import OVERHEAD_BYTES
 from ollamux.ollama.store import store_path
@@ -39,7 +39,8 @@ _DOWN = frozenset({"STOPPED", "FAILED", "STUCK"})
 class Ground:
     """`specs` are the instances that can have models; `view` is what the supervisor knows of them, None without one.
 
-    `standing` is what was placed before, `cards` are those to plan for and `seats` the places on them.
+    `standing` is what was placed before, `cards` are those to plan for and `seats` the places on them. `trouble` says
+    why not all cards could be read that instances are pinned to.
     """
 
     fleet: FleetSpec
@@ -51,6 +52,7 @@ class Ground:
     cards: tuple[PlanCard, ...]
     seats: tuple[Seat, ...]
     simulated: bool
+    trouble: str | None = None
     measured: tuple[MeasuredLoad, ...] = ()
     look_at_links: Callable[[], Links] = dict
 
@@ -94,6 +96,7 @@ def survey(config: str | None, gpus: Sequence[str], *, simulated: bool, only_ins
         cards=cards,
         seats=seats,
         simulated=which,
+        trouble=_trouble(specs, inventory),
         measured=_measured(simulated=which),
         look_at_links=lambda: _links(simulated=which),
     )
@@ -165,18 +168,17 @@ def _places(
         return _host(specs, held, view)
     known = {gpu.uuid for gpu in chosen}
     seats = [_seat(spec, held[spec.name]) for spec in specs if held[spec.name] and set(held[spec.name]) <= known]
-    owners = {uuid: spec for spec in reversed(specs) for uuid in held[spec.name]}
-    owners |= {held[spec.name][0]: spec for spec in reversed(specs) if len(held[spec.name]) == 1}
+    owners = {gpu.uuid: [spec for spec in specs if gpu.uuid in held[spec.name]] for gpu in chosen}
     if not only_instances:
         seats += [
             Seat(name=gpu.uuid, instance=None, cards=(gpu.uuid,), slots=MODELS_PER_CARD)
             for gpu in chosen
-            if gpu.uuid not in owners
+            if not owners[gpu.uuid]
         ]
     order = {gpu.uuid: number for number, gpu in enumerate(chosen)}
     seats.sort(key=lambda seat: (order[seat.cards[0]], len(seat.cards)))
     loaded = _loaded(view, held)
-    cards = tuple(_card(gpu, owners.get(gpu.uuid, usual), loaded.get(gpu.uuid, 0)) for gpu in chosen)
+    cards = tuple(_card(gpu, owners[gpu.uuid] or [usual], loaded.get(gpu.uuid, 0)) for gpu in chosen)
     return cards, tuple(seats)
 
 
@@ -269,6 +271,19 @@ def _measured(*, simulated: bool) -> tuple[MeasuredLoad, ...]:
     return loads
 
 
+def _trouble(specs: Sequence[InstanceSpec], inventory: Inventory) -> str | None:
+    """Say why cards that are there, as far as anybody knows, could not be read; a card that is lost is no riddle."""
+    from ollamux.gpu.resolve import describe, resolve
+
+    if inventory.error is not None and inventory.error_key not in NO_DRIVER:
+        return inventory.error
+    found = {spec: resolve(spec, inventory) for spec in specs}
+    if any(one.problem is not None and not one.gpus for one in found.values()) and inventory.error is not None:
+        return inventory.error
+    unknown = (gpu for one in found.values() for gpu in one.gpus if gpu.state not in ("ok", "lost"))
+    return next((f"{describe(gpu)}: {gpu.lost_reason or 'no answer'}" for gpu in unknown), None)
+
+
 def _links(*, simulated: bool) -> Links:
     from ollamux.cli.hardware import read_links
 
@@ -302,13 +317,14 @@ def _named(text: str, inventory: Inventory) -> Gpu:
     return found.gpus[0]
 
 
-def _card(gpu: Gpu, spec: InstanceSpec, loaded: int) -> PlanCard:
+def _card(gpu: Gpu, specs: Sequence[InstanceSpec], loaded: int) -> PlanCard:
     mark = "?" if gpu.index is None else f"{'amd:' if gpu.vendor == 'amd' else ''}{gpu.index}"
     return PlanCard(
         uuid=gpu.uuid,
         mark="MIG" if gpu.mig_parent else mark,
         name=gpu.name,
         total_bytes=gpu.memory_total_bytes or 0,
-        headroom_bytes=MARGIN_BYTES if spec.headroom_bytes is None else spec.headroom_bytes,
+        headroom_bytes=max(MARGIN_BYTES if one.headroom_bytes is None else one.headroom_bytes for one in specs),
         others_bytes=_others(gpu, loaded),
+        maker=None if gpu.mig_parent else gpu.vendor,  # CUDA gives a process one slice, and no more
     )

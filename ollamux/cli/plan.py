@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ollamux.cli import screen
-from ollamux.cli.apply import Manner, apply, must_be_allowed, placement_of, tell_why
+from ollamux.cli.apply import Manner, apply, must_be_allowed, must_be_known, placement_of, tell_why
 from ollamux.cli.ground import Ground, is_meant, survey
 from ollamux.cli.lifecycle import tell
 from ollamux.cli.needing import Settings
 from ollamux.cli.planning import Planner
 from ollamux.cli.target import question
 from ollamux.domain.errors import Exit, OllamuxError, UsageError
+from ollamux.domain.placed import Placement
 from ollamux.domain.plan import Plan, as_json
 from ollamux.domain.spec import ModelSpec
 from ollamux.domain.text import same_model
@@ -59,9 +60,10 @@ def plan_and_apply(asked: Asked, manner: Manner, *, output: str) -> int:
     if manner.unattended:
         return _unattended(asked, manner)
     question({"cmd": "status"}, simulated=is_meant(asked.config, simulated=asked.simulated))
-    ground, planner, found = _planned(asked, only_instances=True)
+    ground, planner, found = _planned(asked, only_instances=True, none_is_fine=True)
     must_be_allowed(bool(asked.models), ground)
-    if output == "table" and not manner.quiet:
+    must_be_known(ground)
+    if output == "table" and not manner.quiet and (found.models or found.unplaced):
         draw(found)
         screen.write("\n")
     outcomes = apply(placement_of(found, ground, asked.context), ground, manner, planner.missing)
@@ -69,7 +71,9 @@ def plan_and_apply(asked: Asked, manner: Manner, *, output: str) -> int:
         _write({**as_json(found), "applied": outcomes})
     else:
         tell(outcomes, quiet=manner.quiet)
-        if not manner.wait and not manner.quiet:
+        if not (found.models or found.unplaced or manner.quiet):
+            screen.say("No model is wanted any more: what was placed is let go.\n")
+        elif not manner.wait and not manner.quiet:
             screen.say("The supervisor has it; ollamux models ls shows how far it is.\n")
     codes = [int(outcome["exit"]) for outcome in outcomes]
     return max(int(Exit.DEGRADED if found.unplaced else Exit.OK), *codes, 0)
@@ -78,7 +82,8 @@ def plan_and_apply(asked: Asked, manner: Manner, *, output: str) -> int:
 def _unattended(asked: Asked, manner: Manner) -> int:
     """Do it for the supervisor, which nobody watches: what goes wrong is told to it."""
     try:
-        ground, planner, found = _planned(asked, only_instances=True)
+        ground, planner, found = _planned(asked, only_instances=True, none_is_fine=True)
+        must_be_known(ground)
         apply(placement_of(found, ground, None), ground, manner, planner.missing)
     except OllamuxError as error:
         tell_why(f"{error.message}{f' ({error.hint})' if error.hint else ''}", simulated=asked.simulated)
@@ -100,23 +105,26 @@ def _write(plain: dict[str, Any]) -> None:
     screen.write(json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
 
-def _planned(asked: Asked, *, only_instances: bool) -> tuple[Ground, Planner, Plan]:
+def _planned(asked: Asked, *, only_instances: bool, none_is_fine: bool = False) -> tuple[Ground, Planner, Plan]:
     ground = survey(asked.config, asked.gpus, simulated=asked.simulated, only_instances=only_instances)
-    models = wanted_of(asked.models, ground)
+    models = wanted_of(asked.models, ground, none_is_fine=none_is_fine and ground.standing != Placement())
     settings = Settings(context=asked.context, parallel=asked.parallel, cache_type=asked.cache_type)
     planner = Planner(ground, settings)
     return ground, planner, planner.plan(models, lenient=not asked.models)
 
 
-def wanted_of(names: Sequence[str], ground: Ground) -> tuple[ModelSpec, ...]:
-    """Return the models to plan for: those named, else those of the configuration."""
+def wanted_of(names: Sequence[str], ground: Ground, *, none_is_fine: bool = False) -> tuple[ModelSpec, ...]:
+    """Return the models to plan for: those named, else those of the configuration.
+
+    None is fine where something was placed before: that is then to be let go.
+    """
     if names:
         known = ground.fleet.models
         return tuple(
             next((spec for spec in known if same_model(spec.name, name)), ModelSpec(name=name))
             for name in dict.fromkeys(names)
         )
-    if not ground.fleet.models:
+    if not ground.fleet.models and not none_is_fine:
         raise UsageError(
             "no model is named, and the configuration wants none",
             hint='name them, as ollamux plan qwen3:8b, or write tables [models."qwen3:8b"] into the configuration',

@@ -14,7 +14,7 @@ from ollamux.domain.errors import NotFoundError, OllamuxError
 from ollamux.domain.placed import span_name
 from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Span, Unplaced
 from ollamux.domain.seats import Lacking, Seat, Wanted, place
-from ollamux.domain.spec import EVERY_CARD, MODELS_PER_CARD, InstanceSpec, ModelSpec, PinSpec
+from ollamux.domain.spec import MODELS_PER_CARD, InstanceSpec, ModelSpec, PinSpec
 from ollamux.domain.text import format_size, same_model
 from ollamux.ollama.needs import remedies
 from ollamux.system.clock import rfc3339, wall
@@ -63,8 +63,13 @@ class Planner:
             ),
             spans=tuple(span for span in self._spans.values() if any(one.instance == span.instance for one in placed)),
             kept=tuple(one for one in kept if one not in placed),
-            notes=tuple(dict.fromkeys(self._unseen)),
+            notes=tuple(dict.fromkeys([*self._trouble, *self._unseen])),
         )
+
+    @property
+    def _trouble(self) -> list[str]:
+        trouble = self._ground.trouble
+        return [] if trouble is None else [f"not all cards could be read: {trouble}"]
 
     # What is wanted, and what it needs
 
@@ -238,22 +243,12 @@ class Planner:
     # What has no place
 
     def _unplaced(self, spec: ModelSpec, need: ModelNeed, lacking: Lacking) -> Unplaced:
-        seats = [seat for seat in self._ground.seats if seat.cards]
-        wanted = spec.replicas if spec.replicas != EVERY_CARD else None
-        if lacking.alone:
-            verb = "has" if lacking.count == 1 else "have"
-            some = "" if wanted == 1 else f"{lacking.count} of its replicas {verb} none: "
-            return Unplaced(
-                model=spec.name,
-                reason=f"{some}the others take the cards that would hold it; alone it would fit",
-            )
-        room = max(
-            (card.room_bytes for card in self._ground.cards if any(card.uuid in seat.cards for seat in seats)),
-            default=0,
-        )
-        if need.least_bytes <= room:
-            reason = f"there is no further card for {lacking.count} of its {wanted} replicas, each wants its own"
-            return Unplaced(model=spec.name, reason=reason)
+        why = _why_crowded(lacking)
+        if why is not None:
+            return Unplaced(model=spec.name, reason=why)
+        seats = self._ground.seats
+        held = {uuid for seat in seats for uuid in seat.cards}
+        room = max((card.room_bytes for card in self._ground.cards if card.uuid in held), default=0)
         largest = "the card has" if len(self._ground.cards) == 1 else "the largest card has"
         reason = f"it needs at least {format_size(need.least_bytes)}, and {largest} room for {format_size(room)}"
         if len(self._ground.cards) > 1:
@@ -261,6 +256,18 @@ class Planner:
         settings = self._ground.usual
         model, wish = self._needs.wish(spec, settings)
         return Unplaced(model=spec.name, reason=reason, remedies=remedies(model, wish, room))
+
+
+def _why_crowded(lacking: Lacking) -> str | None:
+    """Say why some replicas of a model have no place; None where no card would hold a single one."""
+    wanted = lacking.count + lacking.placed
+    have = "has" if lacking.count == 1 else "have"
+    some = "" if wanted == 1 else f"{lacking.count} of {wanted} replicas {have} none: "
+    if lacking.full:
+        return f"{some}there is memory for it, but the instances there load no more models (max_loaded_models)"
+    if lacking.alone > lacking.placed:
+        return f"{some}the others take the cards that would hold it; alone it would fit"
+    return f"{some}there are no further cards that would hold another one" if lacking.placed else None
 
 
 _NOWHERE = Seat(name="", instance=None, cards=(), slots=0)

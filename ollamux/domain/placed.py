@@ -5,7 +5,7 @@ Kept in the folder of state, so that it lasts as a pin by hand does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from ollamux.domain.spec import FleetSpec, GpuRef, InstanceSpec, Pinning, PinSpe
 
 PLACEMENT_SCHEMA = "ollamux.placement/1"
 _LONGEST_NAME = 32
+_FIRST_PORT, _LEAST_PORT, _LAST_PORT = 11434, 1024, 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,19 +86,25 @@ class Placement:
 
 
 def with_spans(fleet: FleetSpec, spans: Iterable[SpanSpec]) -> FleetSpec:
-    """Return a fleet with the instances that a plan added; one whose members are not all there any more is left out."""
+    """Return a fleet with the instances that a plan added; one whose members are not all there any more is left out.
+
+    What is configured goes before: an added instance leaves its port to one that the file has given it since.
+    """
     known = {spec.name: spec for spec in fleet.instances}
+    ports = {spec.port for spec in fleet.instances}
     added: list[InstanceSpec] = []
     sharing: set[str] = set()
     for span in spans:
         members = [known[name] for name in span.members if name in known and known[name].pinning is Pinning.GPUS]
         if span.name in known or len(members) < max(2, len(span.members)):
             continue
+        port = next(iter(further_ports(ports)), span.port) if span.port in ports else span.port
+        ports.add(port)
         added.append(
             replace(
                 members[0],
                 name=span.name,
-                port=span.port,
+                port=port,
                 gpus=_cards(members),
                 enabled=all(member.enabled for member in members),
                 share_gpu=True,
@@ -107,6 +114,14 @@ def with_spans(fleet: FleetSpec, spans: Iterable[SpanSpec]) -> FleetSpec:
         sharing.update(span.members)
     specs = [replace(spec, share_gpu=True) if spec.name in sharing else spec for spec in fleet.instances]
     return replace(fleet, instances=(*specs, *added))
+
+
+def further_ports(taken: Iterable[int]) -> Iterator[int]:
+    """Yield the ports that a further instance may have: those above the others, then those below, the nearest first."""
+    known = set(taken)
+    highest = max(known, default=_FIRST_PORT)
+    yield from range(highest + 1, _LAST_PORT + 1)
+    yield from (port for port in range(highest, _LEAST_PORT - 1, -1) if port not in known)
 
 
 def _cards(members: Iterable[InstanceSpec]) -> tuple[GpuRef, ...]:

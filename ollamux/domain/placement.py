@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 MOST_STEPS = 5_000
 """Of the search, which then takes some 0.2 s."""
+MOST_SEARCHED = 200
+"""Models: one more level of calls for each, and with more the search would not end anyway."""
 
 
 BESIDE_PERCENT = 80
@@ -71,10 +73,11 @@ def place(wishes: Sequence[Wish], room: Room, present: Pairs = frozenset()) -> P
     order = sorted(wishes, key=lambda wish: (-wish.size_bytes, wish.model))
     best = min(_quick(wishes, order, room, present), key=lambda pairs: _cost(order, pairs, room, present))
     search = _Search(order, room, present, best)
-    search.run()
+    if len(order) <= MOST_SEARCHED:
+        search.run()
     placed = search.best
     missing = {wish.model: count for wish in wishes if (count := wish.replicas - _count(placed, wish.model)) > 0}
-    return Placement(placed, missing, exact=search.steps <= MOST_STEPS)
+    return Placement(placed, missing, exact=0 < search.steps <= MOST_STEPS)
 
 
 def _count(pairs: Pairs, model: str) -> int:

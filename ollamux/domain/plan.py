@@ -95,6 +95,7 @@ class PlanCard:
     """A card, or the host's memory where the CPU computes; `headroom_bytes` of it stay free.
 
     `others_bytes` is what others than our instances hold of it: the driver itself, a screen, a stranger's process.
+    One process can use several cards of one `maker` together; None stands for one that goes with no other.
     """
 
     uuid: str
@@ -103,6 +104,7 @@ class PlanCard:
     total_bytes: int
     headroom_bytes: int
     others_bytes: int = 0
+    maker: str | None = "nvidia"
 
     @property
     def room_bytes(self) -> int:

@@ -42,11 +42,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lacking:
-    """So many replicas of a model have no seat. `alone`: there is one that would hold it but for the others."""
+    """So many replicas of a model have no seat, `placed` have one.
+
+    `alone` is how many would have one but for the other models; `full`: there is memory for it, but the instances
+    there load no more models.
+    """
 
     model: str
     count: int
-    alone: bool
+    placed: int = 0
+    alone: int = 0
+    full: bool = False
 
 
 def place(
@@ -73,12 +79,29 @@ def place(
         if sum(again.missing.values()) < sum(found.missing.values()):
             found, chosen = again, tight
     placed = [*_there(wanted, kept), *_placed(chosen, seats, found, present)]
-    lacking = tuple(
-        Lacking(model=wish.model, count=count, alone=_fits_alone(demand, cards))
-        for wish, demand in zip(wishes, demands, strict=True)
-        if (count := found.missing.get(wish.model, 0))
-    )
-    return tuple(placed), lacking
+    lacking = _lacking(chosen, demands, found.missing, _free(cards), room) if found.missing else ()
+    return tuple(placed), tuple(lacking)
+
+
+def _lacking(
+    wishes: Sequence[placement.Wish],
+    demands: Sequence[_Demand],
+    missing: Mapping[str, int],
+    empty: Mapping[str, int],
+    room: Room,
+) -> Iterable[Lacking]:
+    """Yield what has no seat, and what that hangs on."""
+    roomy = placement.place(wishes, room._replace(slots=dict.fromkeys(room.slots, len(wishes)))).missing
+    for wish, demand in zip(wishes, demands, strict=True):
+        count = missing.get(wish.model, 0)
+        if count:
+            yield Lacking(
+                model=wish.model,
+                count=count,
+                placed=wish.replicas - count,
+                alone=min(_fitting(demand, empty), wish.replicas),
+                full=roomy.get(wish.model, 0) < count,
+            )
 
 
 class _Demand(dict[str, tuple[dict[str, int], dict[str, int]]]):
@@ -86,7 +109,7 @@ class _Demand(dict[str, tuple[dict[str, int], dict[str, int]]]):
 
 
 def _room(seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> Room:
-    free = {card.uuid: card.room_bytes for card in cards}
+    free = _free(cards)
     slots = {seat.name: seat.slots for seat in seats}
     held: dict[str, int] = {}
     for one in kept:
@@ -120,23 +143,20 @@ def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], k
 def _wish(wanted: Wanted, demand: _Demand, room: Room, kept: Sequence[Placed]) -> placement.Wish:
     there = sum(one.model == wanted.model for one in kept)
     if wanted.replicas == EVERY_CARD:
-        fitting = [
-            set(least) for _, least in demand.values() if all(room.cards[card] >= size for card, size in least.items())
-        ]
-        replicas = max(_disjoint(fitting), 0 if there else 1)
+        replicas = max(_fitting(demand, room.cards), 0 if there else 1)
     else:
         replicas = max(wanted.replicas - there, 0)
     predicted = {seat: need.predicted_bytes for seat, need in wanted.needs.items()}
     return placement.Wish(wanted.model, replicas, {}, wanted.prefer, predicted)
 
 
-def _disjoint(groups: Iterable[set[str]]) -> int:
-    """Return how many of these share no card, the small ones first."""
+def _fitting(demand: _Demand, free: Mapping[str, int]) -> int:
+    """Return how many replicas these cards hold, if they hold nothing else; over few cards first."""
     taken: set[str] = set()
     count = 0
-    for group in sorted(groups, key=len):
-        if not taken & group:
-            taken |= group
+    for _, least in sorted(demand.values(), key=lambda sizes: len(sizes[1])):
+        if not taken & least.keys() and all(free[card] >= size for card, size in least.items()):
+            taken |= least.keys()
             count += 1
     return count
 
@@ -151,9 +171,8 @@ def _asking(
     ]
 
 
-def _fits_alone(demand: _Demand, cards: Sequence[PlanCard]) -> bool:
-    room = {card.uuid: card.room_bytes for card in cards}
-    return any(all(room[uuid] >= size for uuid, size in least.items()) for _, least in demand.values())
+def _free(cards: Sequence[PlanCard]) -> dict[str, int]:
+    return {card.uuid: card.room_bytes for card in cards}
 
 
 def _there(wanted: Sequence[Wanted], kept: Sequence[Placed]) -> list[Placed]:

@@ -43,8 +43,10 @@ def shares(need: ModelNeed, free: Mapping[str, int], *, least: bool = False) -> 
 
 def groups(need: ModelNeed, cards: Sequence[PlanCard], links: Links) -> list[tuple[PlanCard, ...]]:
     """Return groups of cards that together hold a model, as few cards as will do, the best joined first."""
+    makers = {card.maker for card in cards if card.maker is not None}
+    together = [[card for card in cards if card.maker == maker] for maker in sorted(makers)]
     for count in range(2, len(cards) + 1):
-        found = [group for group in _of_size(cards, count) if holds(need, group)]
+        found = [group for some in together for group in _of_size(some, count) if holds(need, group)]
         if found:
             ranked = sorted(found, key=lambda group: rank(group, links))
             return sorted(_apart_first(ranked)[:MOST_SPANS], key=lambda group: rank(group, links))

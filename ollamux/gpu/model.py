@@ -116,6 +116,9 @@ class Inventory:
 MISMATCH = "mismatch"
 """The `error_key` of a driver whose library and kernel module differ."""
 
+NO_DRIVER = frozenset({"missing", "not-loaded"})
+"""The `error_key` of a machine without NVIDIA's driver, as one without its cards has none."""
+
 UNLISTED = "the driver no longer lists it; reboot if it should be there"
 
 NO_GPUS = Inventory()

@@ -35,7 +35,7 @@ def draw_plan(pen: Pen, plan: Plan) -> str:
     for span in plan.spans:
         lines += ["", *_span(pen, plan, span)]
     for one in plan.unplaced:
-        lines += ["", *_unplaced(pen, one)]
+        lines += ["", *_unplaced(pen, one, placed=any(each.model == one.model for each in plan.placement))]
     if plan.cards and not plan.unplaced:
         said = "It fits." if len(plan.models) == 1 else "All of them fit."
         lines += ["", *_hanging(pen, said, "good")]
@@ -190,8 +190,9 @@ def _span(pen: Pen, plan: Plan, span: Span) -> list[str]:
     return _hanging(pen, said, "wait")
 
 
-def _unplaced(pen: Pen, one: Unplaced) -> list[str]:
-    lines = _hanging(pen, f"{one.model} has no card: {one.reason}.", "bad")
+def _unplaced(pen: Pen, one: Unplaced, *, placed: bool) -> list[str]:
+    said = "has too few cards" if placed else "has no card"
+    lines = _hanging(pen, f"{one.model} {said}: {one.reason}.", "bad")
     if one.remedies:
         lines += _hanging(pen, "It would fit", "")
         for remedy in one.remedies:

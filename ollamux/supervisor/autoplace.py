@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
+from ollamux.domain.placed import Placement
 from ollamux.domain.spec import PlacementMode, Pull
 from ollamux.domain.text import same_model
 from ollamux.supervisor.core import Core
@@ -62,8 +63,10 @@ class AutoPlace:
 
     @property
     def _wanted(self) -> bool:
-        fleet = self._core.configured
-        return fleet.placement is PlacementMode.AUTO and bool(fleet.models) and not self._core.shutting_down
+        core = self._core
+        if core.configured.placement is not PlacementMode.AUTO or core.shutting_down:
+            return False
+        return bool(core.configured.models) or core.placement not in (None, Placement())
 
     def _depends_on(self) -> object:
         fleet = self._core.configured

@@ -124,6 +124,14 @@ def test_what_is_kept_there_anyway_has_its_room_in_the_picture(box: Box) -> None
     assert [(one["instance"], one["pinned"]) for one in twice["placement"]] == [("gpu1", True)] and not twice["kept"]
 
 
+def test_the_larger_headroom_holds_on_a_card_that_two_share(box: Box) -> None:
+    second = f'share_gpu = true\n[instances.second]\ngpus = [0]\nport = {box.ports[3]}\nheadroom = "6GiB"'
+    box.write("", gpu0=f"{second}\nshare_gpu = true", count=1)
+    box.place.ok("up", "--simulate", "1", "--config", str(box.file), "-d")
+    (card,) = box.place.ok("plan", Q, "--simulated", "-o", "json").json["cards"]
+    assert card["headroom_bytes"] == 6 * 1024**3
+
+
 def test_it_lasts_over_down_and_a_killed_supervisor_and_can_be_ended_by_hand(box: Box) -> None:
     box.up("")
     box.apply(L)
@@ -163,6 +171,23 @@ def test_without_a_supervisor_nothing_is_applied(place: Place) -> None:
     place.config("a")
     found = place.run("plan", Q, "--apply")
     assert found.code == NOT_RUNNING and is_plain_error(found.err)
+
+
+def test_why_replicas_have_no_place_is_true(box: Box) -> None:
+    box.up("", count=2, extra="max_loaded_models = 1")
+
+    def why(models: str) -> dict[str, str]:
+        box.reload(models, count=2, extra="max_loaded_models = 1")
+        found = box.place.run("plan", "--simulated", "-o", "json").json["unplaced"]
+        return {one["model"]: one["reason"] for one in found}
+
+    assert why(f'[models."{L}"]\nreplicas = 5') == {
+        L: "3 of 5 replicas have none: there are no further cards that would hold another one"
+    }
+    drawn = " ".join(box.place.run("plan", "--simulated").out.split())
+    assert f"{L} has too few cards: 3 of 5 replicas have none: " in drawn
+    full = "there is memory for it, but the instances there load no more models (max_loaded_models)"
+    assert why(f'[models."{L}"]\n[models."{N}"]\nreplicas = 2') == {N: f"1 of 2 replicas has none: {full}"}
 
 
 # By itself
@@ -216,6 +241,41 @@ def test_a_missing_model_is_fetched_where_the_configuration_says_so(box: Box) ->
     until(lambda: any("qwen3:0.6b" in models for models in box.pins().values()), "it was fetched and placed", 60.0)
 
 
+def test_what_no_table_wants_any_more_is_let_go(box: Box) -> None:
+    box.up(f'[models."{L}"]', auto=True)
+    until(box.pins, "it is placed", 30.0)
+    box.reload("", auto=True)
+    box.wait_placed({})
+
+    box.reload(f'[models."{L}"]', auto=False)
+    box.apply()
+    assert box.pins()
+    box.reload("", auto=False)
+    told = box.place.ok("plan", "--apply", "--simulated")
+    assert "what was placed is let go" in told.out
+    box.wait_placed({})
+    until(lambda: not box.place.status("--simulated")["models"], "it is unloaded")
+
+
+def test_M16_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
+    models = f'[models."{Q}"]\nprefer = "gpu0"'
+    box.up(models, auto=True)
+    box.wait_placed({"gpu0": {Q}})
+    loads = box.loads()
+    box.place.ok("sim", "nvml-hang", "--simulated")
+
+    box.reload(models + f'\n[models."{L}"]\nprefer = "gpu2"', auto=True)
+
+    until(lambda: "no placement: the cards cannot be read: " in box.place.ok("events", "--simulated").out, "told", 30.0)
+    assert box.pins() == {"gpu0": {Q}} and box.loads() == loads
+    by_hand = box.place.run("plan", "--apply", "--simulated")
+    assert by_hand.code == DEGRADED and "the cards cannot be read" in by_hand.err and is_plain_error(by_hand.err)
+    box.place.ok("sim", "clear", "--simulated")
+    box.reload(models + f'\n[models."{L}"]\nprefer = "gpu1"', auto=True)
+    box.wait_placed({"gpu0": {Q}, "gpu1": {L}})
+    assert box.loads() == loads + 1
+
+
 # Over several cards
 
 
@@ -255,6 +315,20 @@ def test_a_model_larger_than_every_card_gets_an_instance_over_those_joined_best(
     until(lambda: box.pins().get("gpu2-gpu3") == {Q}, "it is there again", 30.0)
     box.apply(L)
     until(lambda: "gpu2-gpu3" not in box.pids(), "nobody needs it any more", 30.0)
+
+
+def test_an_added_instance_leaves_its_port_to_one_that_is_configured(box: Box) -> None:
+    models = f'[models."{Q}"]\nctx = 40960'
+    box.up(models, count=2, extra="num_parallel = 4")
+    box.apply()
+    until(lambda: box.pins().get("gpu0-gpu1") == {Q}, "it is loaded over two cards", 30.0)
+    port = next(one["port"] for one in box.place.status("--simulated")["instances"] if one["name"] == "gpu0-gpu1")
+
+    box.reload(f"[instances.late]\ngpus = []\nport = {port}\n{models}", count=2, extra="num_parallel = 4")
+
+    ports = {one["name"]: (one["port"], one["phase"]) for one in box.place.status("--simulated")["instances"]}
+    assert ports["late"] == (port, "READY") and ports["gpu0-gpu1"][0] != port, ports
+    until(lambda: box.pins().get("gpu0-gpu1") == {Q}, "it is loaded again", 30.0)
 
 
 def test_a_damaged_placement_is_none(box: Box, tmp_path: Path) -> None:

@@ -217,3 +217,9 @@ def test_a_large_box_is_done_in_a_bounded_number_of_steps() -> None:
     check(wishes, room, found.placed)
     assert {model for model, _ in found.placed} == {each.model for each in wishes}
     assert not found.exact
+
+
+def test_a_thousand_models_are_placed_by_the_quick_rules() -> None:
+    room = box(30, 30)
+    found = place([wish(f"m{number}", 1 + number % 3, room) for number in range(1200)], room)
+    assert not found.exact and len(found.placed) == 18 and len(found.missing) == 1182

@@ -78,7 +78,7 @@ def test_the_largest_finds_the_room_that_just_holds_it() -> None:
     models = [wanted("small", 3, places), wanted("large", 9, places), wanted("huge", 99, places)]
     placed, lacking = place(models, places, cards)
     assert where(placed) == {("small", "gpu0"), ("large", "gpu1")}
-    assert lacking == (Lacking(model="huge", count=1, alone=False),)
+    assert lacking == (Lacking(model="huge", count=1),)
 
 
 def test_an_instance_holds_no_more_models_than_its_server_loads() -> None:
@@ -86,7 +86,7 @@ def test_an_instance_holds_no_more_models_than_its_server_loads() -> None:
     places = seats(cards, slots=1)
     placed, lacking = place([wanted("a", 3, places), wanted("b", 4, places)], places, cards)
     assert where(placed) == {("b", "gpu0")}
-    assert lacking == (Lacking(model="a", count=1, alone=True),)
+    assert lacking == (Lacking(model="a", count=1, alone=1, full=True),)
 
 
 def test_headroom_and_what_others_hold_stay_free() -> None:
@@ -113,7 +113,7 @@ def test_replicas_go_to_different_cards_and_every_card_means_those_that_can_hold
     placed, lacking = place([wanted("a", 8, places, replicas=EVERY_CARD)], places, cards)
     assert where(placed) == {("a", "gpu0"), ("a", "gpu1")} and lacking == ()
     placed, lacking = place([wanted("a", 8, places, replicas=3)], places, cards)
-    assert len(placed) == 2 and lacking == (Lacking(model="a", count=1, alone=True),)
+    assert len(placed) == 2 and lacking == (Lacking(model="a", count=1, placed=2, alone=2),)
 
 
 def test_what_is_preferred_is_taken_and_what_is_there_stays() -> None:
@@ -271,3 +271,13 @@ def test_shares_are_all_of_the_model_and_once_more_what_each_card_needs(
         PlanCard(uuid=name, mark=name, name="c", total_bytes=each, headroom_bytes=0) for name, each in room.items()
     ]
     assert holds(model, cards) == all(part <= room[name] for name, part in shares(model, room, least=True).items())
+
+
+def test_no_group_mixes_cards_that_no_process_can_use_together() -> None:
+    nvidia = [card(number, 100) for number in (0, 1)]
+    amd = [replace(card(number, 100), maker="amd") for number in (2, 3)]
+    slices = [replace(card(number, 100), maker=None) for number in (4, 5)]
+    model = need(150, layers=10)
+    found = groups(model, [*slices, *nvidia, *amd], {})
+    assert {frozenset(one.maker for one in group) for group in found} == {frozenset({"nvidia"}), frozenset({"amd"})}
+    assert groups(model, slices, {}) == [] and groups(model, [nvidia[0], amd[0], slices[0]], {}) == []

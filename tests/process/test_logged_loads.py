@@ -104,6 +104,15 @@ def test_a_load_whose_lines_are_gone_is_not_guessed_and_ps_is_believed(pinned: P
     assert (found["layers"], found["layers_asked"], found["buffers"]) == (None, None, None)
 
 
+def test_a_load_that_had_not_the_room_that_it_needs_is_no_measure_of_it(pinned: Pinned) -> None:
+    over = "common_params_fit_impl:   - CUDA0 (RTX 3090): 37 layers ( 9 overflowing),  10000 MiB used,   90 MiB free\n"
+    up(pinned, load=LOAD.replace("load_tensors: offloaded", f"{over}load_tensors: offloaded"))
+    pinned.degraded("m:latest: parts of 9 layers are in host memory")
+    seen = pinned.box.rounds()
+    wait_for(lambda: pinned.box.rounds() > seen + 60)
+    assert not (pinned.box.state / "measured.json").exists()
+
+
 def test_what_the_driver_says_that_the_process_holds_is_measured_and_its_peak_kept(pinned: Pinned) -> None:
     def written() -> dict[str, Any]:
         path = pinned.box.state / "measured.json"
