@@ -100,6 +100,14 @@ def supervise(launch: Launch, handed: Handover | None = None) -> int:
         folder.lock.release()
 
 
+def _simulation(launch: Launch) -> dict[str, str]:
+    """Return what simulated servers are told besides: their box, and how much faster than real ones they are to be."""
+    if launch.box is None:
+        return {}
+    told = {name: launch.env[name] for name in ("OLLAMUX_SIMULATION_SPEED",) if name in launch.env}
+    return {"OLLAMUX_SIMULATION": launch.box, **told}
+
+
 def _placement(state: str) -> Placement | None:
     """Return what was placed before; most have nothing placed, and do not wait for what reads it."""
     if not os.path.exists(f"{state}/placement.json"):
@@ -147,7 +155,7 @@ class _Supervisor:
             self.gpus,
             env=launch.env,
             home=launch.child_home or home(launch.env),
-            extra={"OLLAMUX_SIMULATION": launch.box} if launch.box is not None else {},
+            extra=_simulation(launch),
         )
         self.starter.launcher = launcher_for(launch.fleet.supervisor.on_death, launch.env)
         if handed is None:

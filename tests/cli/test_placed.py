@@ -23,6 +23,7 @@ class Box:
 
     def __init__(self, place: Place) -> None:
         self.place = place
+        place.env["OLLAMUX_SIMULATION_SPEED"] = "10"
         self.file = place.root / "box.toml"
         self.ports = free_ports(4)
 

@@ -79,6 +79,7 @@ MARGIN = 1024 * MIB
 
 @pytest.fixture(scope="module")
 def box(shared_place: Place) -> Iterator[Place]:
+    shared_place.env["OLLAMUX_SIMULATION_SPEED"] = "10"
     shared_place.simulate(2)
     yield shared_place
 
