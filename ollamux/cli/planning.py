@@ -219,7 +219,8 @@ class Planner:
         if name not in self._spans:
             whole = len(members) == len(seats)
             way = spans.longest_way(cards, self._links)
-            taken = {spec.name for spec in self._ground.specs} | {
+            standing = {span.name for span in self._ground.standing.spans}
+            taken = {spec.name for spec in self._ground.fleet.instances if spec.name not in standing} | {
                 span.instance for span in self._spans.values() if span.instance is not None
             }
             self._spans[name] = Span(
