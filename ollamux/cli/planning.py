@@ -245,6 +245,8 @@ class Planner:
         if why is not None:
             return Unplaced(model=spec.name, reason=why)
         seats = self._ground.seats
+        if not seats:
+            return Unplaced(model=spec.name, reason="no instance that is up has one of these cards")
         held = {uuid for seat in seats for uuid in seat.cards}
         room = max((card.room_bytes for card in self._ground.cards if card.uuid in held), default=0)
         largest = "the card has" if len(self._ground.cards) == 1 else "the largest card has"

@@ -188,6 +188,9 @@ def test_why_replicas_have_no_place_is_true(box: Box) -> None:
     assert f"{L} has too few cards: 3 of 5 replicas have none: " in drawn
     full = "there is memory for it, but the instances there load no more models (max_loaded_models)"
     assert why(f'[models."{L}"]\n[models."{N}"]\nreplicas = 2') == {N: f"1 of 2 replicas has none: {full}"}
+    box.reload(f'[models."{L}"]', count=1)
+    found = box.place.run("plan", "--gpu", "1", "--simulated", "-o", "json").json["unplaced"]
+    assert [one["reason"] for one in found] == ["no instance that is up has one of these cards"]
 
 
 # By itself
