@@ -309,6 +309,18 @@ def test_a_model_larger_than_every_card_gets_an_instance_over_those_joined_best(
     until(lambda: "gpu2-gpu3" not in box.pids(), "nobody needs it any more", 30.0)
 
 
+def test_an_upgrade_goes_on_with_an_added_instance(box: Box) -> None:
+    box.up(f'[models."{Q}"]\nctx = 40960', count=2, extra="num_parallel = 4")
+    box.apply()
+    until(lambda: box.pins().get("gpu0-gpu1") == {Q}, "it is loaded over two cards", 30.0)
+    before, loads = box.pids(), box.loads()
+
+    box.place.ok("upgrade", "--simulated")
+
+    until(lambda: box.pins() == {"gpu0-gpu1": {Q}}, "it is kept as before", 30.0)
+    assert box.pids() == before and box.loads() == loads
+
+
 def test_an_added_instance_leaves_its_port_to_one_that_is_configured(box: Box) -> None:
     models = f'[models."{Q}"]\nctx = 40960'
     box.up(models, count=2, extra="num_parallel = 4")
@@ -327,6 +339,17 @@ def test_a_damaged_placement_is_none(box: Box, tmp_path: Path) -> None:
     from ollamux.supervisor.placements import kept_placement
 
     file = tmp_path / "placement.json"
-    for text in ("", "{", "[]", '{"schema": "ollamux.placement/1"}', '{"schema": "ollamux.placement/1", "pins": 3}'):
+    spans = [
+        json.dumps([{"name": name, "members": ["a", "b"], "port": port}]) for name, port in (("../x", 1), ("x", 0))
+    ]
+    whole = ['{"schema": "ollamux.placement/1", "pins": [], "unplaced": [], "spans": ' + each + "}" for each in spans]
+    for text in (
+        *whole,
+        "",
+        "{",
+        "[]",
+        '{"schema": "ollamux.placement/1"}',
+        '{"schema": "ollamux.placement/1", "pins": 3}',
+    ):
         file.write_text(text)
         assert kept_placement(str(tmp_path)) is None
