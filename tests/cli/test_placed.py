@@ -260,7 +260,7 @@ def test_what_no_table_wants_any_more_is_let_go(box: Box) -> None:
     until(lambda: not box.place.status("--simulated")["models"], "it is unloaded")
 
 
-def test_M16_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
+def test_M15_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
     models = f'[models."{Q}"]\nprefer = "gpu0"'
     box.up(models, auto=True)
     box.wait_placed({"gpu0": {Q}})

@@ -39,7 +39,7 @@ SECTIONS = (
     Section(file="files.toml", title="Lock, socket, files", letter="R", first=30, last=55),
     Section(file="health.toml", title="Health, GPUs, network", letter="R", first=60, last=72),
     Section(file="service.toml", title="As a service, under cron", letter="R", first=80, last=88),
-    Section(file="models.toml", title="Models", letter="M", first=1, last=14),
+    Section(file="models.toml", title="Models", letter="M", first=1, last=15),
     Section(file="security.toml", title="Security", letter="S", first=1, last=21),
 )
 
