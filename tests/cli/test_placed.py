@@ -260,6 +260,18 @@ def test_what_no_table_wants_any_more_is_let_go(box: Box) -> None:
     until(lambda: not box.place.status("--simulated")["models"], "it is unloaded")
 
 
+def test_auto_moves_models_off_a_card_that_is_lost_and_lets_nothing_go_where_all_are(box: Box) -> None:
+    box.up(f'[models."{Q}"]\nprefer = "gpu0"', auto=True, count=2)
+    box.wait_placed({"gpu0": {Q}})
+
+    box.place.ok("sim", "gpu-lost", "0", "--simulated")
+
+    box.wait_placed({"gpu1": {Q}})
+    box.place.ok("sim", "gpu-lost", "1", "--simulated")
+    until(lambda: "no placement: there is no card" in box.place.ok("events", "--simulated").out, "it is told", 30.0)
+    assert set(box.pins()) == {"gpu1"}
+
+
 def test_M15_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
     models = f'[models."{Q}"]\nprefer = "gpu0"'
     box.up(models, auto=True)
