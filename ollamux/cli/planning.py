@@ -126,10 +126,20 @@ class Planner:
                 continue
             for pin in self._pins(seat):
                 name = next((name for name in wanted if same_model(name, pin.name)), pin.name)
+                self._compare(pin, wanted.get(name), seat)
                 shares = self._pin_shares(pin, seat)
                 if shares is not None:
                     present = self._is_loaded(seat, pin.name)
                     yield Placed(model=name, instance=seat.instance, shares=shares, present=present, pinned=True)
+
+    def _compare(self, pin: PinSpec, spec: ModelSpec | None, seat: Seat) -> None:
+        """Tell where what is kept anyway counts as a replica though it has another context."""
+        if spec is None or spec.ctx is None:
+            return
+        context = pin.num_ctx or self._ground.spec_of(seat).context_length
+        if context != spec.ctx:
+            kept = f"{seat.instance} keeps {pin.name} anyway, with a context of {context}"
+            self._unseen.append(f"{kept}: it counts, though {spec.ctx} is wanted")
 
     def _pins(self, seat: Seat) -> tuple[PinSpec, ...]:
         ground = self._ground

@@ -124,6 +124,14 @@ def test_what_is_kept_there_anyway_has_its_room_in_the_picture(box: Box) -> None
     assert [(one["instance"], one["pinned"]) for one in twice["placement"]] == [("gpu1", True)] and not twice["kept"]
 
 
+def test_what_is_kept_anyway_with_another_context_counts_and_that_is_told(box: Box) -> None:
+    models = f'[models."{L}"]\nctx = 16384'
+    box.up(models, gpu1=f'preload = [{{ name = "{L}", num_ctx = 4096 }}]')
+    found = box.place.ok("plan", "--simulated", "-o", "json").json
+    assert [(one["instance"], one["pinned"]) for one in found["placement"]] == [("gpu1", True)]
+    assert f"gpu1 keeps {L} anyway, with a context of 4096: it counts, though 16384 is wanted" in found["notes"]
+
+
 def test_the_larger_headroom_holds_on_a_card_that_two_share(box: Box) -> None:
     second = f'share_gpu = true\n[instances.second]\ngpus = [0]\nport = {box.ports[3]}\nheadroom = "6GiB"'
     box.write("", gpu0=f"{second}\nshare_gpu = true", count=1)

@@ -241,7 +241,7 @@ def test_example_is_valid_and_needs_no_warning(path: Path) -> None:
 def test_the_examples_of_the_reference_are_valid() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     blocks = [block.partition("```")[0] for block in page.split("```toml\n")[1:]]
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         text = block if "version" in tomllib.loads(block) else f"version = 1\n{block}"
         assert fleet(text).instances[0].name == "gpu0"
