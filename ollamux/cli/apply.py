@@ -52,6 +52,8 @@ def must_be_known(ground: Ground) -> None:
             f"the cards cannot be read: {ground.trouble}",
             hint="nothing is moved meanwhile; ollamux doctor looks further",
         )
+    if not ground.cards:
+        raise DegradedError("there is no card to place models on: those of the instances are lost, or not there")
 
 
 def placement_of(plan: Plan, ground: Ground, context: int | None) -> Placement:

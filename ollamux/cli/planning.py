@@ -129,10 +129,20 @@ class Planner:
                 continue
             for pin in self._pins(seat):
                 name = next((name for name in wanted if same_model(name, pin.name)), pin.name)
+                self._compare(pin, wanted.get(name), seat)
                 shares = self._pin_shares(pin, seat)
                 if shares is not None:
                     present = self._is_loaded(seat, pin.name)
                     yield Placed(model=name, instance=seat.instance, shares=shares, present=present, pinned=True)
+
+    def _compare(self, pin: PinSpec, spec: ModelSpec | None, seat: Seat) -> None:
+        """Tell where what is kept anyway counts as a replica though it has another context."""
+        if spec is None or spec.ctx is None:
+            return
+        context = pin.num_ctx or self._ground.spec_of(seat).context_length
+        if context != spec.ctx:
+            kept = f"{seat.instance} keeps {pin.name} anyway, with a context of {context}"
+            self._unseen.append(f"{kept}: it counts, though {spec.ctx} is wanted")
 
     def _pins(self, seat: Seat) -> tuple[PinSpec, ...]:
         ground = self._ground
@@ -222,7 +232,8 @@ class Planner:
         if name not in self._spans:
             whole = len(members) == len(seats)
             way = spans.longest_way(cards, self._links)
-            taken = {spec.name for spec in self._ground.specs} | {
+            standing = {span.name for span in self._ground.standing.spans}
+            taken = {spec.name for spec in self._ground.fleet.instances if spec.name not in standing} | {
                 span.instance for span in self._spans.values() if span.instance is not None
             }
             self._spans[name] = Span(
@@ -247,6 +258,8 @@ class Planner:
         if why is not None:
             return Unplaced(model=spec.name, reason=why)
         seats = self._ground.seats
+        if not seats:
+            return Unplaced(model=spec.name, reason="no instance that is up has one of these cards")
         held = {uuid for seat in seats for uuid in seat.cards}
         room = max((card.room_bytes for card in self._ground.cards if card.uuid in held), default=0)
         largest = "the card has" if len(self._ground.cards) == 1 else "the largest card has"

@@ -40,7 +40,8 @@ class PinState:
     """What became of a pin. Times are monotonic but `expires_at`, which is the server's, in seconds since 1970.
 
     `trouble` counts failures and losses; `context` and `runner` are what our load gave; `size_bytes` what it takes on
-    the cards. `waits` says why it is not asked for now; `kept_once` that it was seen to be kept since it became READY.
+    the cards. `waits` says why it is not asked for now; `kept_once` that it was seen to be kept since it became READY;
+    `changed` that the model was kept in another way before, which is no answer to what is asked for now.
     """
 
     trouble: int = 0
@@ -54,6 +55,7 @@ class PinState:
     missing: bool = False
     waits: str | None = None
     kept_once: bool = False
+    changed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ def need(pin: PinSpec, state: PinState, look: Look) -> Need:
         return Need.LOAD if state.tried_at is None else Need.NOTHING
     if not _as_loaded(pin, state, seen, look):
         # Before it was asked for: of a model that an earlier supervisor pinned, the trained context was the limit.
-        inherited = state.tried_at is None and seen.expires_at is None and _within(pin, seen, look)
+        inherited = not state.changed and state.tried_at is None and seen.expires_at is None
+        inherited = inherited and _within(pin, seen, look)
         return Need.NOTHING if inherited else Need.RELOAD
     known = state.tried_at is not None or state.kept_since is not None
     return Need.NOTHING if seen.expires_at is None and known else Need.RENEWAL

@@ -5,6 +5,7 @@ Kept in the folder of state, so that it lasts as a pin by hand does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from ollamux.domain.spec import FleetSpec, GpuRef, InstanceSpec, Pinning, PinSpe
 
 PLACEMENT_SCHEMA = "ollamux.placement/1"
 _LONGEST_NAME = 32
+_NAME = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_LONGEST_NAME - 1}}}")
 _FIRST_PORT, _LEAST_PORT, _LAST_PORT = 11434, 1024, 65535
 
 
@@ -67,10 +69,7 @@ class Placement:
             return cls()
         try:
             return cls(
-                spans=tuple(
-                    SpanSpec(name=str(one["name"]), members=tuple(map(str, one["members"])), port=int(one["port"]))
-                    for one in plain["spans"]
-                ),
+                spans=tuple(map(_span, plain["spans"])),
                 pins=tuple(
                     PlacedPin(
                         instance=str(one["instance"]),
@@ -83,6 +82,14 @@ class Placement:
             )
         except (KeyError, TypeError, ValueError):
             return cls()
+
+
+def _span(plain: Mapping[str, Any]) -> SpanSpec:
+    """Read one; raises ValueError where an instance cannot have that name or port."""
+    found = SpanSpec(name=str(plain["name"]), members=tuple(map(str, plain["members"])), port=int(plain["port"]))
+    if not _NAME.fullmatch(found.name) or not 0 < found.port <= _LAST_PORT:
+        raise ValueError(found.name)
+    return found
 
 
 def with_spans(fleet: FleetSpec, spans: Iterable[SpanSpec]) -> FleetSpec:

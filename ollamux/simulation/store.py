@@ -109,6 +109,7 @@ class Store:
         self.root = root
         self.blobs = root / "blobs"
         self.manifests = root / "manifests"
+        self._configs: dict[str, dict[str, Any]] = {}
 
     def blob(self, digest: str) -> Path:
         """Return the file of a blob."""
@@ -157,8 +158,11 @@ class Store:
         return dict(json.loads(text)) if text else {}
 
     def config(self, manifest: Manifest) -> dict[str, Any]:
-        """Return the configuration blob."""
-        return dict(json.loads(self.blob(manifest.config.digest).read_text(encoding="utf-8")))
+        """Return the configuration blob; that of a model which is loaded is known when its files are deleted."""
+        digest = manifest.config.digest
+        if digest not in self._configs:
+            self._configs[digest] = dict(json.loads(self.blob(digest).read_text(encoding="utf-8")))
+        return dict(self._configs[digest])
 
     def head(self, manifest: Manifest) -> gguf.Gguf:
         """Return the head of the weights."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+from ollamux.domain.cards import LOST
 from ollamux.domain.instance import Instance
 from ollamux.domain.phases import Phase
 from ollamux.domain.placed import Placement
@@ -16,6 +17,7 @@ from ollamux.domain.spec import PlacementMode, Pull
 from ollamux.domain.text import same_model
 from ollamux.supervisor.core import Core
 from ollamux.supervisor.errand import Errands
+from ollamux.supervisor.gpus import Gpus
 from ollamux.supervisor.pulls import Fetched, Pulls
 from ollamux.supervisor.unit import Unit
 from ollamux.system.loop import Timer
@@ -31,7 +33,7 @@ _DOWN = frozenset({Phase.STOPPED, Phase.FAILED, Phase.STUCK})
 class AutoPlace:
     """Runs the planner."""
 
-    def __init__(self, core: Core, pulls: Pulls, *, env: Mapping[str, str], simulated: bool) -> None:
+    def __init__(self, core: Core, gpus: Gpus, pulls: Pulls, *, env: Mapping[str, str], simulated: bool) -> None:
         self._core = core
         self._pulls = pulls
         self._argv = [sys.executable, "-P", "-m", "ollamux", "plan", "--apply", "--unattended"]
@@ -44,7 +46,9 @@ class AutoPlace:
         self._seen: object = None
         self._missing: tuple[str, ...] = ()
         self._why: str | None = None
+        self._lost: tuple[str, ...] = ()
         core.changed.append(self._on_change)
+        gpus.listeners.append(self._sampled)
         pulls.fetched.append(self._fetched)
 
     @property
@@ -73,10 +77,17 @@ class AutoPlace:
         units = self._core.units.values()
         pins = tuple((unit.name, unit.spec.preload, unit.hand_pins) for unit in units)
         down = tuple(sorted(unit.name for unit in units if unit.state.phase in _DOWN))
-        return fleet, pins, down
+        return fleet, pins, down, self._lost
 
     def _on_change(self, unit: Unit, before: Instance) -> None:
         if unit.state.phase is not before.phase and (unit.state.phase in _DOWN or unit.state.phase is Phase.READY):
+            self.look()
+
+    def _sampled(self) -> None:
+        """Notice cards that are lost, and that are back."""
+        lost = tuple(sorted(unit.name for unit in self._core.units.values() if LOST in unit.degraded))
+        if lost != self._lost:
+            self._lost = lost
             self.look()
 
     def _fetched(self, store: str, name: str) -> None:

@@ -74,7 +74,7 @@ def supervise(launch: Launch, handed: Handover | None = None) -> int:
     simulated = launch.box is not None
     state = state_dir(launch.env, simulated=simulated)
     configured = launch.fleet
-    placement = _placement(state)
+    placement = placed_before(state)
     if placement is not None:
         from ollamux.domain.placed import with_spans
 
@@ -108,7 +108,7 @@ def _simulation(launch: Launch) -> dict[str, str]:
     return {"OLLAMUX_SIMULATION": launch.box, **told}
 
 
-def _placement(state: str) -> Placement | None:
+def placed_before(state: str) -> Placement | None:
     """Return what was placed before; most have nothing placed, and do not wait for what reads it."""
     if not os.path.exists(f"{state}/placement.json"):
         return None

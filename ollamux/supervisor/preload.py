@@ -66,8 +66,14 @@ class Preload:
             self._checks.ask_scheduler(unit)
 
     def forget(self, unit: Unit, pin: PinSpec) -> None:
-        """Do no more for a pin that is none any more; its model stays as it is."""
+        """Do no more for a pin that is none any more; its model stays as it is.
+
+        Where its model is to be kept with another context now, what is loaded is not taken for that.
+        """
         unit.pin_states.pop(pin.name, None)
+        for other in unit.pins:
+            if same_model(other.name, pin.name) and other.num_ctx != pin.num_ctx:
+                unit.pin_states[other.name] = PinState(changed=True)
         stop = self._fetching.pop((unit.name, pin.name), None)
         if stop is not None:
             stop()

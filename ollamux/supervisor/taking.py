@@ -12,9 +12,10 @@ from ollamux import __version__
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.codec import fleet_from_json, fleet_to_json
 from ollamux.domain.errors import OllamuxError
+from ollamux.domain.placed import with_spans
 from ollamux.domain.spec import FleetSpec
 from ollamux.supervisor import carried, leisure
-from ollamux.supervisor.boot import Launch
+from ollamux.supervisor.boot import Launch, placed_before
 from ollamux.supervisor.carried import Handover
 from ollamux.supervisor.programs import launcher_for
 from ollamux.supervisor.upgrade import ANSWER
@@ -43,6 +44,9 @@ def check(fd: int) -> int:
 
 
 def _must_know(fleet: FleetSpec, handover: Handover) -> None:
+    placement = placed_before(state_dir(os.environ, simulated=handover.simulated))
+    if placement is not None:
+        fleet = with_spans(fleet, placement.spans)
     unknown = [unit.name for unit in handover.units if fleet.instance(unit.name) is None]
     if unknown:
         raise ValueError(f"it does not find {', '.join(unknown)} in the configuration")

@@ -107,7 +107,7 @@ class Watch:
             program=starter.program,
         )
         self.placements = Placements(core, self.checks, self.preload, self.models.unloads, reload=reload, folder=state)
-        self.autoplace = AutoPlace(core, self.pulls, env=launch.env, simulated=simulated)
+        self.autoplace = AutoPlace(core, gpus, self.pulls, env=launch.env, simulated=simulated)
         self.models.drop_placed = self.placements.drop
         self.placements.placed.append(self.autoplace.placed)
         self.requests = Requests(

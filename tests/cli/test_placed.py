@@ -125,6 +125,14 @@ def test_what_is_kept_there_anyway_has_its_room_in_the_picture(box: Box) -> None
     assert [(one["instance"], one["pinned"]) for one in twice["placement"]] == [("gpu1", True)] and not twice["kept"]
 
 
+def test_what_is_kept_anyway_with_another_context_counts_and_that_is_told(box: Box) -> None:
+    models = f'[models."{L}"]\nctx = 16384'
+    box.up(models, gpu1=f'preload = [{{ name = "{L}", num_ctx = 4096 }}]')
+    found = box.place.ok("plan", "--simulated", "-o", "json").json
+    assert [(one["instance"], one["pinned"]) for one in found["placement"]] == [("gpu1", True)]
+    assert f"gpu1 keeps {L} anyway, with a context of 4096: it counts, though 16384 is wanted" in found["notes"]
+
+
 def test_the_larger_headroom_holds_on_a_card_that_two_share(box: Box) -> None:
     second = f'share_gpu = true\n[instances.second]\ngpus = [0]\nport = {box.ports[3]}\nheadroom = "6GiB"'
     box.write("", gpu0=f"{second}\nshare_gpu = true", count=1)
@@ -189,6 +197,9 @@ def test_why_replicas_have_no_place_is_true(box: Box) -> None:
     assert f"{L} has too few cards: 3 of 5 replicas have none: " in drawn
     full = "there is memory for it, but the instances there load no more models (max_loaded_models)"
     assert why(f'[models."{L}"]\n[models."{N}"]\nreplicas = 2') == {N: f"1 of 2 replicas has none: {full}"}
+    box.reload(f'[models."{L}"]', count=1)
+    found = box.place.run("plan", "--gpu", "1", "--simulated", "-o", "json").json["unplaced"]
+    assert [one["reason"] for one in found] == ["no instance that is up has one of these cards"]
 
 
 # By itself
@@ -258,6 +269,18 @@ def test_what_no_table_wants_any_more_is_let_go(box: Box) -> None:
     until(lambda: not box.place.status("--simulated")["models"], "it is unloaded")
 
 
+def test_auto_moves_models_off_a_card_that_is_lost_and_lets_nothing_go_where_all_are(box: Box) -> None:
+    box.up(f'[models."{Q}"]\nprefer = "gpu0"', auto=True, count=2)
+    box.wait_placed({"gpu0": {Q}})
+
+    box.place.ok("sim", "gpu-lost", "0", "--simulated")
+
+    box.wait_placed({"gpu1": {Q}})
+    box.place.ok("sim", "gpu-lost", "1", "--simulated")
+    until(lambda: "no placement: there is no card" in box.place.ok("events", "--simulated").out, "it is told", 30.0)
+    assert set(box.pins()) == {"gpu1"}
+
+
 def test_M16_nothing_is_moved_while_the_driver_does_not_answer(box: Box) -> None:
     models = f'[models."{Q}"]\nprefer = "gpu0"'
     box.up(models, auto=True)
@@ -318,6 +341,18 @@ def test_a_model_larger_than_every_card_gets_an_instance_over_those_joined_best(
     until(lambda: "gpu2-gpu3" not in box.pids(), "nobody needs it any more", 30.0)
 
 
+def test_an_upgrade_goes_on_with_an_added_instance(box: Box) -> None:
+    box.up(f'[models."{Q}"]\nctx = 40960', count=2, extra="num_parallel = 4")
+    box.apply()
+    until(lambda: box.pins().get("gpu0-gpu1") == {Q}, "it is loaded over two cards", 30.0)
+    before, loads = box.pids(), box.loads()
+
+    box.place.ok("upgrade", "--simulated")
+
+    until(lambda: box.pins() == {"gpu0-gpu1": {Q}}, "it is kept as before", 30.0)
+    assert box.pids() == before and box.loads() == loads
+
+
 def test_an_added_instance_leaves_its_port_to_one_that_is_configured(box: Box) -> None:
     models = f'[models."{Q}"]\nctx = 40960'
     box.up(models, count=2, extra="num_parallel = 4")
@@ -336,6 +371,17 @@ def test_a_damaged_placement_is_none(box: Box, tmp_path: Path) -> None:
     from ollamux.supervisor.placements import kept_placement
 
     file = tmp_path / "placement.json"
-    for text in ("", "{", "[]", '{"schema": "ollamux.placement/1"}', '{"schema": "ollamux.placement/1", "pins": 3}'):
+    spans = [
+        json.dumps([{"name": name, "members": ["a", "b"], "port": port}]) for name, port in (("../x", 1), ("x", 0))
+    ]
+    whole = ['{"schema": "ollamux.placement/1", "pins": [], "unplaced": [], "spans": ' + each + "}" for each in spans]
+    for text in (
+        *whole,
+        "",
+        "{",
+        "[]",
+        '{"schema": "ollamux.placement/1"}',
+        '{"schema": "ollamux.placement/1", "pins": 3}',
+    ):
         file.write_text(text)
         assert kept_placement(str(tmp_path)) is None

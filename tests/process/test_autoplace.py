@@ -113,7 +113,7 @@ def test_M13_what_was_placed_lasts_over_a_killed_supervisor_and_damage_to_its_fi
     supervisor.process.wait()
     box.up(haste=SOON)
     wait_for(lambda: models.pin("one", "m").get("by") == "placement")
-    assert models.pin("one", "m")["state"] in ("kept", "waiting")
+    wait_for(lambda: models.pin("one", "m")["state"] in ("kept", "waiting"), "asked for again, or not, it stays")
 
     assert box.ask("down")["exit"] == 0
     file = next(box.root.rglob("placement.json"))

@@ -180,6 +180,22 @@ def test_M10_out_of_memory_at_the_load_is_told_and_tried_again_later(box: Box, m
     models.wait_kept("one", "m")
 
 
+def test_a_larger_context_in_the_configuration_is_followed(box: Box, models: Models) -> None:
+    models.put("m")
+
+    def ask_for(context: int) -> None:
+        box.config(instances={"one": {"preload": [{"name": "m", "num_ctx": context}]}})
+
+    ask_for(1024)
+    box.up(haste=HASTY)
+    models.wait_kept("one", "m")
+    for context in (4096, 2048):
+        ask_for(context)
+        assert box.ollamux("reload").returncode == 0
+        wait_for(lambda: models.ps("one").get("m:latest", {}).get("context_length") == context, box.story())  # noqa: B023
+        models.wait_kept("one", "m")
+
+
 def test_a_model_deleted_while_it_is_kept_is_shown_as_gone(box: Box, models: Models) -> None:
     models.put("m")
     box.config("one", preload=["m"])

@@ -220,3 +220,12 @@ def test_a_load_that_stalls_times_out(rig: Rig) -> None:
     answer = served.generate("tiny")
     assert (answer.status, answer.json["error"]) == (500, "timed out waiting for llama-server to start - ")
     assert not served.runners()
+
+
+def test_a_model_that_is_deleted_while_it_is_loaded_stays_in_ps(rig: Rig) -> None:
+    served = rig.cpu()
+    served.generate("tiny")
+    before = served.ps()
+    assert served.ask("DELETE", "/api/delete", {"model": "tiny"}).status == 200
+    assert served.ps() == before
+    assert served.generate("tiny").status == 404
