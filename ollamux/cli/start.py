@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ollamux.cli import quick, screen
+from ollamux.cli.target import BETWEEN_S
 from ollamux.cli.words import find, seconds
 from ollamux.config.cache import cache_path, load_fleet
 from ollamux.config.source import read_source
@@ -18,6 +19,7 @@ from ollamux.domain.errors import Exit, NotFoundError, OllamuxError, RefusedErro
 from ollamux.protocol.client import connect
 from ollamux.supervisor.forewarn import forewarnings
 from ollamux.supervisor.programs import check_programs
+from ollamux.system.clock import monotonic
 from ollamux.system.files import is_locked, open_plain, private_dir, read_bounded
 from ollamux.system.places import log_dir, state_dir
 
@@ -44,7 +46,7 @@ def up(
             from ollamux.cli.hung import end_if_hung
 
             end_if_hung(simulated)
-        if not ensure or is_running(simulated):
+        if not ensure or _goes_on(simulated):
             return _running_already(simulated, ensure=ensure)
     path = prepare_simulation(simulate, config) if simulate is not None else _configuration(config, ensure=ensure)
     if path is None:
@@ -57,6 +59,16 @@ def up(
 def is_running(simulated: bool, env: Mapping[str, str] = os.environ) -> bool:
     """Whether somebody holds the supervisor's lock, answering or not."""
     return is_locked(f"{state_dir(env, simulated=simulated)}/lock")
+
+
+def _goes_on(simulated: bool) -> bool:
+    """Whether somebody has the lock who is not just ending: the kernel takes socket and lock from it one by one."""
+    until = monotonic() + BETWEEN_S
+    while is_running(simulated):
+        if _listens(simulated) or monotonic() > until:
+            return True
+        select.select([], [], [], 0.02)
+    return False
 
 
 def _listens(simulated: bool) -> bool:

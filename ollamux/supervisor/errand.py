@@ -44,10 +44,10 @@ class Errands:
         env: Mapping[str, str],
         ended: Callable[[str | None], None],
         *,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> None:
         self._loop = loop
-        self._deadline_s = deadline_s
+        self._deadline_s = DEADLINE_S if deadline_s is None else deadline_s
         self._env = clean(env)
         self._ended = ended
         self._running: dict[int, _Errand] = {}

@@ -14,7 +14,9 @@ SELDOM = {"ollamux.supervisor.upkeep.INTERVAL_S": 3600.0}
 
 def tidy(box: Box, what: str) -> None:
     if what == "all of it":
-        shutil.rmtree(box.state)
+        gone = box.root / "gone"
+        box.state.rename(gone)  # at once: the supervisor puts back what it misses, file by file
+        shutil.rmtree(gone)
     else:
         (box.state / what).unlink()
 

@@ -186,6 +186,39 @@ def test_one_that_is_ended_meanwhile_by_somebody_else_is_followed_by_another(box
     assert replaced(box) == 0
 
 
+def test_one_that_is_just_ending_is_followed_by_another_though_it_has_the_lock_still(box: Box) -> None:
+    """What a killed process had is taken from it one by one: its socket may be gone before its lock."""
+    box.config("a")
+    supervisor = box.up_detached()
+    assert box.ollamux("down").returncode == 0
+    supervisor.wait()
+    code = """
+import fcntl, os, select, signal, socket, sys
+lock = open(sys.argv[1], "r+")
+lock.write(f"{os.getpid()}\\n")
+lock.flush()
+fcntl.flock(lock, fcntl.LOCK_EX)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[2])
+listener.listen(8)
+print("there", flush=True)
+select.select([listener], [], [])
+listener.close()
+select.select([], [], [], 0.5)
+"""
+    words = (sys.executable, "-IS", "-c", code, str(box.state / "lock"), str(box.socket_path))
+    box.socket_path.unlink(missing_ok=True)
+    dying = box.stranger(*words, stdout=subprocess.PIPE)
+    assert dying.stdout is not None
+    with dying.stdout as said:
+        assert said.readline() == b"there\n"
+
+    assert ended(ensure(box, "-d", "-q")) == (0, "", [])
+
+    remember_the_new_one(box)
+    assert box.instance("a")["phase"] == "READY" and dying.wait() == 0
+
+
 def test_S12_who_holds_the_lock_and_is_not_the_supervisor_is_never_signalled(box: Box) -> None:
     """The file names a process that lives; the lock is held by another one; and something listens and is silent."""
     box.config("a")
