@@ -13,7 +13,7 @@ from ollamux.domain import spans
 from ollamux.domain.errors import NotFoundError, OllamuxError
 from ollamux.domain.placed import span_name
 from ollamux.domain.plan import ModelNeed, Placed, Plan, PlanCard, Span, Unplaced
-from ollamux.domain.seats import Lacking, Seat, Wanted, place
+from ollamux.domain.seats import Lacking, Seat, Wanted, place, takes_one
 from ollamux.domain.spec import MODELS_PER_CARD, InstanceSpec, ModelSpec, PinSpec
 from ollamux.domain.text import format_size, same_model
 from ollamux.ollama.needs import remedies
@@ -111,10 +111,11 @@ class Planner:
         known = self._needs.calibration(self._ground.spec_of(chosen))
         if chosen not in seats:
             return known.shown(estimate, cards)
-        if len(chosen.cards) > 1:
+        held = next(one.shares for one in placed if _is_at(one, spec.name, chosen))
+        if len(held) > 1:
             measured = self._needs.over(spec, chosen)
             return estimate if measured is None else measured[0]
-        return known.shown(estimate, cards, on=next((card for card in cards if card.uuid == chosen.cards[0]), None))
+        return known.shown(estimate, cards, on=next((card for card in cards if card.uuid == held[0][0]), None))
 
     @property
     def _seats(self) -> tuple[Seat, ...]:
@@ -165,8 +166,11 @@ class Planner:
             return None
         if len(seat.cards) == 1:
             return ((seat.cards[0], need.total_bytes),)
-        room = {card.uuid: card.room_bytes for card in self._ground.cards if card.uuid in seat.cards}
-        return tuple(spans.shares(need, room).items())
+        cards = [card for card in self._ground.cards if card.uuid in seat.cards]
+        roomiest = max(cards, key=lambda card: card.room_bytes)
+        if takes_one(need, roomiest):
+            return ((roomiest.uuid, need.total_bytes),)
+        return tuple(spans.shares(need, {card.uuid: card.room_bytes for card in cards}).items())
 
     @property
     def _instances(self) -> list[dict[str, Any]]:
@@ -287,4 +291,6 @@ _NOWHERE = Seat(name="", instance=None, cards=(), slots=0)
 
 
 def _is_at(one: Placed, model: str, seat: Seat) -> bool:
-    return one.model == model and one.instance == seat.instance and tuple(card for card, _ in one.shares) == seat.cards
+    if one.model != model or one.instance != seat.instance:
+        return False
+    return seat.instance is not None or tuple(card for card, _ in one.shares) == seat.cards

@@ -44,12 +44,14 @@ class Room(NamedTuple):
     """What there is: bytes for models on each card, headroom taken off, and how many models an instance may hold.
 
     `headroom` is what was taken off of each card, which servers see as free; `held` how many models instances have.
+    `of` says whose ways those are of an instance with several, each with a name of its own: it has a model in one way.
     """
 
     cards: Mapping[str, int]
     slots: Mapping[str, int]
     headroom: Mapping[str, int] = {}
     held: Mapping[str, int] = {}
+    of: Mapping[str, str] = {}
 
 
 class Placement(NamedTuple):
@@ -91,7 +93,8 @@ class _Board:
         self.cards = dict(room.cards)
         self.slots = dict(room.slots)
         self.held = dict(room.held)
-        self._headroom = room.headroom
+        self._headroom, self._of = room.headroom, room.of
+        self._loaded: set[tuple[str, str]] = set()
         self.taken: dict[str, set[str]] = {}
         self.models = dict.fromkeys(room.cards, 0)
 
@@ -101,11 +104,14 @@ class _Board:
         A server that has models already takes a further one only where it finds much more free than that needs. The
         largest come first here, and are loaded first.
         """
-        demand = wish.demand[instance]
-        if self.slots.get(instance, 0) < 1 or self.taken.get(wish.model, set()) & demand.keys():
+        demand, one_way = wish.demand[instance], instance in self._of
+        owner = self._of.get(instance, instance)
+        if self.slots.get(owner, 0) < 1 or self.taken.get(wish.model, set()) & demand.keys():
+            return False
+        if (wish.model, owner) in self._loaded:
             return False
         predicted = wish.predicted.get(instance, 0)
-        if predicted and self.held.get(instance):
+        if predicted and (one_way or self.held.get(owner)):
             free = sum(self.cards.get(card, 0) + self._headroom.get(card, 0) for card in demand)
             if predicted * 100 > free * BESIDE_PERCENT:
                 return False
@@ -117,13 +123,16 @@ class _Board:
         for card, size in demand.items():
             self.cards[card] -= sign * size
             self.models[card] += sign
-        self.slots[instance] -= sign
-        self.held[instance] = self.held.get(instance, 0) + sign
+        owner = self._of.get(instance, instance)
+        self.slots[owner] -= sign
+        self.held[owner] = self.held.get(owner, 0) + sign
         taken = self.taken.setdefault(wish.model, set())
         if sign > 0:
             taken.update(demand)
+            self._loaded.add((wish.model, owner))
         else:
             taken.difference_update(demand)
+            self._loaded.discard((wish.model, owner))
 
     @property
     def crowding(self) -> int:

@@ -72,10 +72,15 @@ def place(
     demands = [_demands(each, seats, cards, kept) for each in wanted]
     wishes = [_wish(each, demand, room, kept) for each, demand in zip(wanted, demands, strict=True)]
     chosen = _asking(wishes, demands)
-    found = placement.place(chosen, room, present)
+    there = frozenset(
+        (model, way)
+        for model, seat in present
+        for way in (seat, *(way for way, owner in room.of.items() if owner == seat))
+    )
+    found = placement.place(chosen, room, there)
     if found.missing:
         tight = _asking(wishes, demands, least=frozenset(found.missing))
-        again = placement.place(tight, room, present)
+        again = placement.place(tight, room, there)
         if sum(again.missing.values()) < sum(found.missing.values()):
             found, chosen = again, tight
     placed = [*_there(wanted, kept), *_placed(chosen, seats, found, present)]
@@ -99,13 +104,21 @@ def _lacking(
                 model=wish.model,
                 count=count,
                 placed=wish.replicas - count,
-                alone=min(_fitting(demand, empty), wish.replicas),
+                alone=min(_fitting(demand, empty, room.of), wish.replicas),
                 full=roomy.get(wish.model, 0) < count,
             )
 
 
 class _Demand(dict[str, tuple[dict[str, int], dict[str, int]]]):
-    """For each seat what a model takes of each card: as it likes, and in the smallest batches."""
+    """For each seat what a model takes of each card: as it likes, and in the smallest batches.
+
+    On a seat over several cards there is a way for each of them where the server would take one alone.
+    """
+
+
+def _way(seat: Seat, uuid: str) -> str:
+    """Name the way in which a model is on one card of a seat over several."""
+    return f"{seat.name}\0{uuid}"
 
 
 def _room(seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> Room:
@@ -118,11 +131,13 @@ def _room(seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Place
         if one.instance in slots:
             slots[one.instance] -= 1
             held[one.instance] = held.get(one.instance, 0) + 1
-    return Room(free, slots, {card.uuid: card.headroom_bytes for card in cards}, held)
+    ways = {_way(seat, uuid): seat.name for seat in seats if len(seat.cards) > 1 for uuid in seat.cards}
+    return Room(free, slots, {card.uuid: card.headroom_bytes for card in cards}, held, ways)
 
 
 def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], kept: Sequence[Placed]) -> _Demand:
-    size = {card.uuid: card.room_bytes for card in cards}
+    size = _free(cards)
+    by_uuid = {card.uuid: card for card in cards}
     taken = {uuid for one in kept if one.model == wanted.model for uuid, _ in one.shares}
     found = _Demand()
     for seat in seats:
@@ -130,8 +145,11 @@ def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], k
         if need is None or taken & set(seat.cards) or not set(seat.cards) <= size.keys():
             continue
         free = {uuid: size[uuid] for uuid in seat.cards}
+        alone = [uuid for uuid in free if takes_one(need, by_uuid[uuid])] if len(free) > 1 else ()
         if len(free) == 1:
             found[seat.name] = ({seat.cards[0]: need.total_bytes}, {seat.cards[0]: need.least_bytes})
+        elif alone:
+            found |= {_way(seat, uuid): ({uuid: need.total_bytes}, {uuid: need.least_bytes}) for uuid in alone}
         elif seat.name in wanted.shares:
             measured = dict(wanted.shares[seat.name])
             found[seat.name] = (measured, measured)
@@ -140,25 +158,39 @@ def _demands(wanted: Wanted, seats: Sequence[Seat], cards: Sequence[PlanCard], k
     return found
 
 
+def takes_one(need: ModelNeed, card: PlanCard) -> bool:
+    """Whether a server with several cards would put a model on this one alone, if it were empty.
+
+    From 0.30 on it wants what it predicts to be at most 80 % of what is free (server/sched.go, 0.32.15).
+    """
+    if not need.predicted_bytes:
+        return need.total_bytes <= card.room_bytes
+    return need.predicted_bytes * 100 <= (card.room_bytes + card.headroom_bytes) * placement.BESIDE_PERCENT
+
+
 def _wish(wanted: Wanted, demand: _Demand, room: Room, kept: Sequence[Placed]) -> placement.Wish:
     there = sum(one.model == wanted.model for one in kept)
     if wanted.replicas == EVERY_CARD:
-        replicas = max(_fitting(demand, room.cards), 0 if there else 1)
+        replicas = max(_fitting(demand, room.cards, room.of), 0 if there else 1)
     else:
         replicas = max(wanted.replicas - there, 0)
-    predicted = {seat: need.predicted_bytes for seat, need in wanted.needs.items()}
-    return placement.Wish(wanted.model, replicas, {}, wanted.prefer, predicted)
+    predicted = {way: wanted.needs[room.of.get(way, way)].predicted_bytes for way in demand}
+    prefer = tuple(way for way in demand if room.of.get(way, way) in wanted.prefer)
+    return placement.Wish(wanted.model, replicas, {}, prefer, predicted)
 
 
-def _fitting(demand: _Demand, free: Mapping[str, int]) -> int:
+def _fitting(demand: _Demand, free: Mapping[str, int], of: Mapping[str, str]) -> int:
     """Return how many replicas these cards hold, if they hold nothing else; over few cards first."""
     taken: set[str] = set()
-    count = 0
-    for _, least in sorted(demand.values(), key=lambda sizes: len(sizes[1])):
-        if not taken & least.keys() and all(free[card] >= size for card, size in least.items()):
+    having: set[str] = set()
+    for way, (_, least) in sorted(demand.items(), key=lambda each: len(each[1][1])):
+        seat = of.get(way, way)
+        if seat in having or taken & least.keys():
+            continue
+        if all(free[card] >= size for card, size in least.items()):
             taken |= least.keys()
-            count += 1
-    return count
+            having.add(seat)
+    return len(having)
 
 
 def _asking(
@@ -185,10 +217,11 @@ def _placed(wishes: Sequence[placement.Wish], seats: Sequence[Seat], found: Plac
         Placed(
             model=wish.model,
             instance=seat.instance,
-            shares=tuple(wish.demand[seat.name].items()),
+            shares=tuple(wish.demand[way].items()),
             present=(wish.model, seat.name) in present,
         )
         for seat in seats
         for wish in wishes
-        if (wish.model, seat.name) in found.placed
+        for way in (seat.name, *(_way(seat, uuid) for uuid in seat.cards))
+        if (wish.model, way) in found.placed
     ]

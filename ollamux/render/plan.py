@@ -28,7 +28,7 @@ _CHANGES = {
 def draw_plan(pen: Pen, plan: Plan) -> str:
     """Return the whole picture."""
     lines = [pen.line(pen.text("SIMULATED", "badge"))] if plan.simulated else []
-    lines += _models(pen, plan)
+    lines += _models(pen, plan) if plan.models else []
     lines += (
         ["", *_cards(pen, plan)] if plan.cards else ["", *_hanging(pen, "There is no GPU here to plan for.", "dim")]
     )

@@ -225,6 +225,30 @@ def test_a_model_over_two_cards_takes_the_room_of_both() -> None:
     assert [one.model for one in lacking] == ["b"]
 
 
+def test_an_instance_with_several_cards_has_a_small_model_on_one_of_them() -> None:
+    """A server splits only what it does not take to fit one card well, and has a model once."""
+    cards = [card(0, 100), card(1, 100)]
+    both = Seat(name="both", instance="both", cards=("GPU-0", "GPU-1"), slots=6)
+
+    def small(name: str, size: int, predicted: int, replicas: int = 1) -> Wanted:
+        needs = {"both": replace(need(size, layers=10), predicted_bytes=predicted)}
+        return Wanted(model=name, needs=needs, replicas=replicas)
+
+    placed, lacking = place([small("a", 60, 60), small("b", 55, 55)], [both], cards)
+    assert sorted(one.shares for one in placed) == [(("GPU-0", 60),), (("GPU-1", 55),)] and not lacking
+    assert {one.instance for one in placed} == {"both"}
+    (large,), _ = place([small("a", 60, 81)], [both], cards)
+    assert large.shares == (("GPU-0", 30), ("GPU-1", 30)), "it predicts more than 80 % of a card"
+    placed, lacking = place([small("a", 20, 20, replicas=2)], [both], cards)
+    assert len(placed) == 1 and lacking[0].count == 1
+    placed, lacking = place([small("a", 20, 20, replicas=EVERY_CARD)], [both], cards)
+    assert len(placed) == 1 and not lacking
+    placed, lacking = place([small(name, 70, 70) for name in "abc"], [both], cards)
+    assert len(placed) == 2 and [one.count for one in lacking] == [1]
+    stays, _ = place([small("a", 20, 20)], [both], cards, present=frozenset({("a", "both")}))
+    assert stays[0].present
+
+
 def test_what_was_measured_over_several_cards_is_what_each_of_them_holds() -> None:
     cards = [card(0, 20), card(1, 20)]
     both = Seat(name="both", instance="both", cards=("GPU-0", "GPU-1"), slots=6)
