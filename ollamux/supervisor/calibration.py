@@ -79,8 +79,8 @@ class Calibrations:
                     self._record(unit, model, seen.account, living)
 
     def _record(self, unit: Unit, model: LoadedModel, account: Account, living: _Living) -> None:
-        if account.shortfall is not None:
-            return  # it took what room there was, not what it needs
+        if account.shortfall is not None and any(buffer.on_gpu for buffer in account.buffers):
+            return  # it took what room there was on the card, not what it needs
         shares = self._shares(unit, account, living.pid)
         if not shares or None in (model.digest, unit.server_version, account.context, account.parallel, account.batch):
             return
