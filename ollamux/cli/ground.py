@@ -18,7 +18,6 @@ from ollamux.domain.errors import NotFoundError, NotRunningError, OllamuxError, 
 from ollamux.domain.placed import Placement, with_spans
 from ollamux.domain.plan import PlanCard
 from ollamux.domain.seats import Seat
-from ollamux.domain.snapshot import LinkView
 from ollamux.domain.spans import Links
 from ollamux.domain.spec import MODELS_PER_CARD, FleetSpec, GpuRef, InstanceSpec, Pinning
 from ollamux.domain.text import safe_text
@@ -285,12 +284,9 @@ def _trouble(specs: Sequence[InstanceSpec], inventory: Inventory) -> str | None:
 
 
 def _links(*, simulated: bool) -> Links:
-    from ollamux.cli.hardware import read_links
+    from ollamux.cli.hardware import links_of, read_links
 
-    return {
-        frozenset((link.a, link.b)): LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks)
-        for link in read_links(simulated=simulated).links or ()
-    }
+    return links_of(read_links(simulated=simulated))
 
 
 def _reference(text: str) -> GpuRef:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ollamux.domain.errors import OllamuxError
+from ollamux.domain.snapshot import LinkView
 from ollamux.gpu.allocation import allowed
 from ollamux.gpu.client import read_once
 from ollamux.gpu.helper import REQUEST, TOPOLOGY
@@ -30,6 +31,14 @@ def read_links(*, simulated: bool) -> Inventory:
         return read_gpus(links=True)
     box = Path(state_dir(os.environ, simulated=True)) / "box"
     return read_once("simulated", box, PATIENCE_S, request=TOPOLOGY)
+
+
+def links_of(inventory: Inventory) -> dict[frozenset[str], LinkView]:
+    """Return how each two cards are joined, by the pair of their UUIDs."""
+    return {
+        frozenset((link.a, link.b)): LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks)
+        for link in inventory.links or ()
+    }
 
 
 def has_ollama() -> bool:

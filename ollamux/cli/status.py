@@ -121,9 +121,9 @@ def _topology(output: str, *, simulated: bool) -> Frame:
 
 
 def _links(gpus: tuple[GpuView, ...], inventory: Inventory) -> tuple[LinkView, ...]:
-    known = {frozenset((link.a, link.b)): link for link in inventory.links or ()}
-    views = {pair: LinkView(a=link.a, b=link.b, kind=link.kind, nvlinks=link.nvlinks) for pair, link in known.items()}
-    return all_links(gpus, views)
+    from ollamux.cli.hardware import links_of
+
+    return all_links(gpus, links_of(inventory))
 
 
 def _fleet(config: str | None, *, simulated: bool) -> tuple[FleetSpec, OllamuxError | None]:
